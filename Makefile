@@ -1,0 +1,34 @@
+# `make demo` and `make test` set themselves up from nothing; everything else is for those who work on Stallwatch.
+BIN := .venv/bin
+
+.PHONY: help setup demo test check format proto bench clean
+
+help: ## Lists the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
+
+setup: .venv/.ready ## Makes .venv and installs what tests and demo need
+
+.venv/.ready: pyproject.toml constraints-dev.txt scripts/setup
+	@scripts/setup
+
+demo: setup ## Trains a small model through four acts and shows what Stallwatch says (ARGS="--keep" leaves the service up)
+	@$(BIN)/stallwatch demo $(ARGS)
+
+test: setup check ## Checks and tests
+	@scripts/test $(ARGS)
+
+check: setup ## Format, lint, types, import contracts, wire
+	@scripts/check
+
+format: setup ## Formats code and protos
+	@$(BIN)/ruff format --quiet && $(BIN)/ruff check --fix --quiet; PATH="$(BIN):$$PATH" buf format -w
+
+proto: setup ## Generates the Python code of the wire
+	@scripts/generate-proto
+
+bench: setup ## What the agent costs, and how much the analysis takes
+	@OMP_NUM_THREADS=1 $(BIN)/python tests/bench/agent_overhead.py
+	@$(BIN)/python tests/bench/analysis_throughput.py
+
+clean: ## Removes the environment and everything generated outside git
+	@git clean -fdXq

@@ -1,0 +1,175 @@
+"""What one rank sends, decoded from the wire: the input of the analysis.
+
+These mirror protos/stallwatch/v1/telemetry.proto, which documents every field and its unit; columns are numpy arrays.
+They were validated at the gateway and are trusted here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import IntEnum
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+class Parallelism(IntEnum):
+    """How the replicas relate; the numbers of the wire."""
+
+    UNSPECIFIED = 0
+    SINGLE = 1
+    DATA_PARALLEL = 2
+    SHARDED = 3
+    LOCAL = 4
+    UNWRAPPED = 5
+
+
+class Phase(IntEnum):
+    """What the training thread is doing; the numbers of the wire."""
+
+    UNSPECIFIED = 0
+    STARTING = 1
+    INPUT = 2
+    FORWARD = 3
+    BACKWARD = 4
+    SYNC = 5
+    OPTIMIZER = 6
+    EVALUATION = 7
+    CHECKPOINT = 8
+    COMPILATION = 9
+    FINISHED = 10
+
+
+@dataclass(frozen=True, slots=True)
+class RankHello:
+    """Identity of one rank process."""
+
+    run: str
+    rank: int
+    world_size: int
+    incarnation: int
+    group: str = ""
+    local_rank: int = 0
+    local_world_size: int = 1
+    node_rank: int = 0
+    hostname: str = ""
+    pid: int = 0
+    restart_count: int = 0
+    launch_id: str = ""
+    agent_version: str = ""
+    torch_version: str = ""
+    python_version: str = ""
+    backend: str = ""
+    device: str = ""
+    parallelism: Parallelism = Parallelism.UNSPECIFIED
+    model: str = ""
+    optimizer: str = ""
+    parameters: int = 0
+    trainable_parameters: int = 0
+    first_step: int = 0
+    sample_period: int = 0
+    dataset_size: int = 0
+    base_learning_rate: float = 0.0
+    base_batch_size: float = 0.0
+    blocks: tuple[str, ...] = ()
+    local_steps: int = 0
+    total_steps: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class StepBlock:
+    """Consecutive optimizer steps of one rank; every array has shape (steps,), `learning_rate` (steps, groups)."""
+
+    step: NDArray[np.int64]
+    loss_sum: NDArray[np.float64]
+    samples: NDArray[np.float64]
+    micro_batches: NDArray[np.int64]
+    learning_rate: NDArray[np.float64]
+    step_seconds: NDArray[np.float64]
+    input_seconds: NDArray[np.float64]
+    forward_seconds: NDArray[np.float64]
+    backward_seconds: NDArray[np.float64]
+    sync_seconds: NDArray[np.float64]
+    optimizer_seconds: NDArray[np.float64]
+    ddp_iteration: NDArray[np.int64]
+    collectives: NDArray[np.int64]
+    gradient_fingerprint: NDArray[np.int64]
+    optimizer_steps: NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class SampledRecord:
+    """What one rank read on a sampled step."""
+
+    step: int
+    local_gradient_square: float
+    reduced_gradient_square: float
+    update_square: float
+    parameter_square: float
+    gradient_fingerprints: tuple[int, ...] = ()
+    parameter_fingerprints: tuple[int, ...] = ()
+    buffer_fingerprint: int = 0
+    non_finite_blocks: tuple[int, ...] = ()
+    optimizer_state_step: int = -1
+    samples: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class EvaluationPoint:
+    """One evaluation as one rank logged it."""
+
+    step: int
+    loss: float
+    samples: float
+    metrics: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """Something that changed at a step."""
+
+    step: int
+    kind: str
+    text: str
+    automatic: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Dropped:
+    """Telemetry that the agent lost, and why."""
+
+    reason: str
+    count: int
+    first_step: int
+    last_step: int
+
+
+@dataclass(frozen=True, slots=True)
+class RankBatch:
+    """One sequenced batch of one rank process."""
+
+    sequence: int
+    steps: StepBlock | None = None
+    samples: tuple[SampledRecord, ...] = ()
+    evaluations: tuple[EvaluationPoint, ...] = ()
+    events: tuple[Event, ...] = ()
+    dropped: tuple[Dropped, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class RankHeartbeat:
+    """A sign of life of one rank process."""
+
+    phase: Phase
+    phase_seconds: float
+    last_step: int
+    ddp_iteration: int = -1
+    collectives: int = -1
+    stack: str = ""
+    training_thread_seconds: float = 0.0
+    background_seconds: float = 0.0
+    buffered_batches: int = 0
+    buffered_bytes: int = 0
+    dropped_steps: int = 0
+    reconnects: int = 0
+    sample_period: int = 0

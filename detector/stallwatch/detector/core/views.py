@@ -1,0 +1,134 @@
+"""Read models: what the analysis shows of a run to the API, the metrics, the page and the command line."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from stallwatch.detector.core.findings import Finding
+
+RUN_STATES = (
+    "warming_up",
+    "improving",
+    "slow",
+    "plateau",
+    "oscillating",
+    "diverging",
+    "hung",
+    "finished",
+    "lost",
+)
+STEP_PHASES = ("input", "forward", "backward", "sync", "optimizer")
+STEP_SECONDS_BUCKETS = (
+    0.001,
+    0.0025,
+    0.005,
+    0.01,
+    0.025,
+    0.05,
+    0.1,
+    0.25,
+    0.5,
+    1.0,
+    2.5,
+    5.0,
+    10.0,
+    30.0,
+    60.0,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Forecast:
+    """Improvement to expect over the next horizon, relative to the loss now, with a 95 % interval."""
+
+    horizon_steps: int
+    relative_improvement: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, slots=True)
+class LossView:
+    value: float | None
+    slope_per_step: float | None
+    noise: float | None
+    forecast: Forecast | None
+
+
+@dataclass(frozen=True, slots=True)
+class PhaseHistogram:
+    """Classic histogram of a phase's seconds over ranks and steps: `counts[i]` observations <= `STEP_SECONDS_BUCKETS[i]`, not
+    cumulative, and a last one above all buckets."""
+
+    counts: tuple[int, ...]
+    total_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class RankView:
+    """One rank, for `GET /api/v1/runs/{run}/ranks`."""
+
+    rank: int
+    node: str
+    state: str
+    """`training`, `silent`, `lost` or `finished`."""
+    phase: str
+    last_step: int
+    lag_steps: int
+    """Steps behind the foremost rank."""
+    incarnation: str
+    """Decimal text: the number is too large for JSON readers."""
+    attempt: int
+    steps_received: int
+    steps_missing: int
+    """Steps between the first and last one of this attempt that never came."""
+    duplicate_batches: int
+    dropped_steps: int
+    loss: float | None
+    step_seconds: float | None
+    sync_seconds: float | None
+    input_seconds: float | None
+    last_seen_at: float
+    findings: tuple[str, ...] = ()
+    """Kinds of the firing findings that name this rank."""
+
+
+@dataclass(frozen=True, slots=True)
+class RunView:
+    """One run, for `GET /api/v1/runs/{run}` and for `/metrics`."""
+
+    run: str
+    group: str
+    state: str
+    state_since_step: int
+    step: int
+    epoch: float | None
+    world_size: int
+    attempt: int
+    effective_batch_size: float | None
+    updated_at: float
+    loss: LossView
+    evaluation_loss: float | None
+    gradient_noise_scale: float | None
+    batch_over_critical: float | None
+    learning_rate: float | None
+    gradient_norm_local: float | None
+    gradient_norm_reduced: float | None
+    rank_lag_steps: int
+    worst_rank: int | None
+    sync_wait_quantiles: Mapping[float, float] = field(default_factory=dict)
+    phase_histograms: Mapping[str, PhaseHistogram] = field(default_factory=dict)
+    stalled_gpu_seconds: Mapping[str, float] = field(default_factory=dict)
+    """GPU-seconds (ranks times wall time) spent while a finding of this kind was firing, from its onset."""
+    findings: tuple[Finding, ...] = ()
+    """Firing ones."""
+    findings_total: Mapping[str, int] = field(default_factory=dict)
+    """How many findings of a kind have ever opened."""
+    steps_received: int = 0
+    steps_missing: int = 0
+    duplicate_batches: int = 0
+    dropped_steps: Mapping[str, int] = field(default_factory=dict)
+    """Lost at agents, by reason."""
+    info: Mapping[str, str] = field(default_factory=dict)
+    """Labels of `stallwatch_run_info`: framework, torch_version, backend, parallelism, model, optimizer, world_size."""

@@ -1,0 +1,1 @@
+"""The wire of Stallwatch, version 1: code generated from the .proto files beside it by scripts/generate-proto."""
