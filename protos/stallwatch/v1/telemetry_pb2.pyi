@@ -62,6 +62,27 @@ PARALLELISM_UNWRAPPED: Parallelism.ValueType  # 5
 """Several processes, and the model is not wrapped: nothing is known to keep them together."""
 Global___Parallelism: _TypeAlias = Parallelism  # noqa: Y015
 
+class _LossKind:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _LossKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_LossKind.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    LOSS_KIND_UNSPECIFIED: _LossKind.ValueType  # 0
+    LOSS_KIND_GROUP: _LossKind.ValueType  # 1
+    """Of a class, modality or difficulty bin: the samples are those of the group."""
+    LOSS_KIND_COMPONENT: _LossKind.ValueType  # 2
+    """A term of a composite loss: the samples are those of the step."""
+
+class LossKind(_LossKind, metaclass=_LossKindEnumTypeWrapper): ...
+
+LOSS_KIND_UNSPECIFIED: LossKind.ValueType  # 0
+LOSS_KIND_GROUP: LossKind.ValueType  # 1
+"""Of a class, modality or difficulty bin: the samples are those of the group."""
+LOSS_KIND_COMPONENT: LossKind.ValueType  # 2
+"""A term of a composite loss: the samples are those of the step."""
+Global___LossKind: _TypeAlias = LossKind  # noqa: Y015
+
 class _DropReason:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -362,6 +383,7 @@ class Batch(_message.Message):
     EVALUATIONS_FIELD_NUMBER: _builtins.int
     EVENTS_FIELD_NUMBER: _builtins.int
     DROPPED_FIELD_NUMBER: _builtins.int
+    NAMED_LOSSES_FIELD_NUMBER: _builtins.int
     sequence: _builtins.int
     """Counts from 1 in each incarnation. A number not above an accepted one is a duplicate; a gap is batches that the agent had
     to drop, and says so in `dropped`.
@@ -379,6 +401,10 @@ class Batch(_message.Message):
     def dropped(self) -> _containers.RepeatedCompositeFieldContainer[Global___Dropped]:
         """What was lost at the agent since the batch before."""
 
+    @_builtins.property
+    def named_losses(self) -> _containers.RepeatedCompositeFieldContainer[Global___NamedLoss]:
+        """Losses of groups of samples and terms of composite losses, as far as the user logs them."""
+
     def __init__(
         self,
         *,
@@ -389,14 +415,52 @@ class Batch(_message.Message):
         evaluations: _abc.Iterable[Global___EvaluationPoint] | None = ...,
         events: _abc.Iterable[Global___Event] | None = ...,
         dropped: _abc.Iterable[Global___Dropped] | None = ...,
+        named_losses: _abc.Iterable[Global___NamedLoss] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["steps", b"steps"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["created_unix_seconds", b"created_unix_seconds", "dropped", b"dropped", "evaluations", b"evaluations", "events", b"events", "samples", b"samples", "sequence", b"sequence", "steps", b"steps"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["created_unix_seconds", b"created_unix_seconds", "dropped", b"dropped", "evaluations", b"evaluations", "events", b"events", "named_losses", b"named_losses", "samples", b"samples", "sequence", b"sequence", "steps", b"steps"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Batch: _TypeAlias = Batch  # noqa: Y015
+
+@_typing.final
+class NamedLoss(_message.Message):
+    """One named loss over the steps of a batch, columns as in `StepBatch`; only steps at which it was logged."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    KIND_FIELD_NUMBER: _builtins.int
+    STEP_FIELD_NUMBER: _builtins.int
+    LOSS_SUM_FIELD_NUMBER: _builtins.int
+    SAMPLES_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """At most 128 characters."""
+    kind: Global___LossKind.ValueType
+    @_builtins.property
+    def step(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
+    @_builtins.property
+    def loss_sum(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]: ...
+    @_builtins.property
+    def samples(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]: ...
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        kind: Global___LossKind.ValueType = ...,
+        step: _abc.Iterable[_builtins.int] | None = ...,
+        loss_sum: _abc.Iterable[_builtins.float] | None = ...,
+        samples: _abc.Iterable[_builtins.float] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["kind", b"kind", "loss_sum", b"loss_sum", "name", b"name", "samples", b"samples", "step", b"step"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___NamedLoss: _TypeAlias = NamedLoss  # noqa: Y015
 
 @_typing.final
 class StepBatch(_message.Message):

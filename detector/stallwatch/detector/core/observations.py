@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from stallwatch.detector.core.inputs import Parallelism
+
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
 
@@ -53,6 +55,8 @@ class StepObservation:
     """Bit-exact sum over sentinel slices of the gradient the optimizer saw; -1 when none was taken."""
     sync_expected: bool = True
     """Whether replicas are meant to be averaged every step (DDP), as opposed to sharded, local or single."""
+    parallelism: Parallelism = Parallelism.UNSPECIFIED
+    """How the replicas relate, where the agents know."""
 
     def mean_loss(self) -> float:
         """The sample-weighted loss over all reporting ranks; NaN when no rank logged one."""

@@ -50,6 +50,8 @@ class Forecast:
 
 @dataclass(frozen=True, slots=True)
 class LossView:
+    """The loss as it stands: level, slope and noise in its own unit."""
+
     value: float | None
     slope_per_step: float | None
     noise: float | None
@@ -58,8 +60,10 @@ class LossView:
 
 @dataclass(frozen=True, slots=True)
 class PhaseHistogram:
-    """Classic histogram of a phase's seconds over ranks and steps: `counts[i]` observations <= `STEP_SECONDS_BUCKETS[i]`, not
-    cumulative, and a last one above all buckets."""
+    """Classic histogram of a phase's seconds over ranks and steps.
+
+    `counts[i]` observations lie in bucket i (<= `STEP_SECONDS_BUCKETS[i]`), not cumulative; a last one above all buckets.
+    """
 
     counts: tuple[int, ...]
     total_seconds: float

@@ -1,0 +1,460 @@
+"""The agent of one model in one rank process."""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import logging
+import math
+import os
+import platform
+import sys
+import threading
+import time
+import weakref
+from collections.abc import Callable, Mapping, Sequence
+from time import perf_counter
+from typing import TYPE_CHECKING
+
+from stallwatch.agent import _heartbeat as heartbeat
+from stallwatch.agent._buffer import BatchBuffer, DropCounter
+from stallwatch.agent._collector import Collector
+from stallwatch.agent._probe import model as models
+from stallwatch.agent._probe.device import DeviceReader
+from stallwatch.agent._probe.hooks import Guard
+from stallwatch.agent._probe.sampling import SamplePeriod
+from stallwatch.agent._probe.steps import EVALUATION, StepProbe, restored_step
+from stallwatch.agent._records import Losses
+from stallwatch.agent._transport import Transport
+from stallwatch.agent._version import __version__
+from stallwatch.v1 import telemetry_pb2 as wire
+
+if TYPE_CHECKING:
+    import torch
+
+    from stallwatch.agent._config import Settings
+    from stallwatch.agent._identity import Identity
+
+logger = logging.getLogger("stallwatch.agent")
+
+PROTOCOL_MAJOR, PROTOCOL_MINOR = 1, 0
+BUFFER_BYTES = 64 * 1024 * 1024
+CLOSE_SECONDS = 5.0
+_KIND_LENGTH, _TEXT_LENGTH, _NAME_LENGTH = 64, 512, 128
+
+_left_behind: list[object] = []
+"""What a forked child must not free: gRPC objects whose threads did not come along."""
+
+
+class Agent:
+    """Watches one model. Every method is safe to call at any time and raises nothing.
+
+    Made by `stallwatch.agent.attach`. Without an endpoint, or after `close`, its methods do nothing.
+    """
+
+    def __init__(self, core: Core | None = None) -> None:
+        self._core = core
+
+    @property
+    def active(self) -> bool:
+        """Whether anything is watched."""
+        return self._core is not None
+
+    def log(
+        self,
+        loss: float | torch.Tensor,
+        samples: float,
+        *,
+        groups: Mapping[str, tuple[float | torch.Tensor, float]] | None = None,
+        components: Mapping[str, float | torch.Tensor] | None = None,
+    ) -> None:
+        """Logs this rank's mean loss over `samples` samples of the step at hand; may be called for each micro-batch.
+
+        Args:
+            loss: The mean loss, a number or a scalar tensor. A tensor on a GPU is not waited for.
+            samples: How many samples `loss` is the mean of.
+            groups: Sum of losses and samples of classes, modalities or difficulty bins, by name.
+            components: Mean of each term of a composite loss, by name.
+        """
+        core = self._core
+        if core is not None:
+            core.log(loss, samples, groups, components)
+
+    def log_eval(
+        self, loss: float | torch.Tensor, samples: float, step: int | None = None, **metrics: float | torch.Tensor
+    ) -> None:
+        """Logs the result of an evaluation, by default as of the last finished step."""
+        core = self._core
+        if core is not None:
+            core.log_eval(loss, samples, step, metrics)
+
+    def event(self, text: str, kind: str = "user") -> None:
+        """Notes that something was changed; findings that begin here say so."""
+        core = self._core
+        if core is not None:
+            core.event(text, kind)
+
+    def close(self) -> None:
+        """Sends what is left, says goodbye and takes all hooks off. Waits at most five seconds; called at exit, too."""
+        core, self._core = self._core, None
+        if core is not None:
+            core.close("finished")
+
+
+class Core:
+    """What an active agent consists of."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        identity: Identity,
+        model: models.WatchedModel,
+        optimizers: Sequence[torch.optim.Optimizer],
+    ) -> None:
+        self.settings = settings
+        self.identity = identity
+        self.model = model
+        self.drops = DropCounter()
+        self.buffer = BatchBuffer(BUFFER_BYTES, self.drops)
+        self.collector = Collector(self.buffer, self.drops)
+        self.guard = Guard(self._on_disabled)
+        self._optimizer_name = type(optimizers[0]).__name__ if optimizers else ""
+        self._block_names, blocks = models.block_layout([name for name, _ in model.parameters])
+        self._elements = sum(each.numel() for _, each in model.parameters)
+        self.period = SamplePeriod(settings.sample_every, self._elements, settings.overhead_budget)
+        start_step = settings.start_step
+        if start_step is None and optimizers:
+            start_step = restored_step(optimizers[0]) or None
+        self.reader = DeviceReader(model.device)
+        self.probe = StepProbe(
+            model, blocks, settings.probes, self.period, self.reader, self.collector.add_record, self.guard, start_step
+        )
+        self._thread_id = threading.get_ident()
+        self._complained: set[str] = set()
+        self._closed = False
+        self.automatic = False
+        """Attached without the script's asking, so that its own call of `attach` takes over."""
+        self.transport = Transport(
+            settings,
+            self.hello,
+            self.heartbeat,
+            self.collector,
+            self.buffer,
+            self.drops,
+            self._on_advice,
+            self._on_finding,
+        )
+        self.probe.install()
+        self._adoption: list[torch.utils.hooks.RemovableHandle] = []
+        if optimizers:
+            self.probe.adopt(optimizers[0])
+        else:
+            self._adopt_first()
+        os.register_at_fork(after_in_child=_ForkReset(self))
+        _at_exit(_ExitFlush(self))
+        self.transport.start()
+
+    def _adopt_first(self) -> None:
+        """Without an optimizer, the first that steps any of the model's parameters is followed."""
+        from torch.optim.optimizer import register_optimizer_step_pre_hook
+
+        watched = {id(each) for _, each in self.model.parameters}
+
+        def adopt(optimizer: torch.optim.Optimizer, _arguments: object, _keywords: object) -> None:
+            try:
+                if self._adoption and self.guard.active and _holds(optimizer, watched):
+                    self._forget_adoption()
+                    self._optimizer_name = type(optimizer).__name__
+                    self.probe.adopt(optimizer)
+            except Exception as error:  # noqa: BLE001 -- a guest breaks nothing
+                self.guard.failed(error)
+
+        self._adoption.append(register_optimizer_step_pre_hook(adopt))  # type: ignore[arg-type]
+
+    def _forget_adoption(self) -> None:
+        for handle in self._adoption:
+            handle.remove()
+        self._adoption.clear()
+
+    # --- what the user says -------------------------------------------------------------------------------------
+
+    def log(
+        self,
+        loss: float | torch.Tensor,
+        samples: float,
+        groups: Mapping[str, tuple[float | torch.Tensor, float]] | None,
+        components: Mapping[str, float | torch.Tensor] | None,
+    ) -> None:
+        """See `Agent.log`."""
+        if not self.guard.active:
+            return
+        began = perf_counter()
+        try:
+            self._log(self.probe.losses(), loss, samples, groups, components)
+        except (TypeError, ValueError, RuntimeError, AttributeError) as error:
+            self._invalid("log", str(error))
+        except Exception as error:  # noqa: BLE001 -- a guest breaks nothing
+            self.guard.failed(error)
+        self.guard.seconds += perf_counter() - began
+
+    def _log(
+        self,
+        losses: Losses,
+        loss: float | torch.Tensor,
+        samples: float,
+        groups: Mapping[str, tuple[float | torch.Tensor, float]] | None,
+        components: Mapping[str, float | torch.Tensor] | None,
+    ) -> None:
+        count = float(samples)
+        if not 0 <= count < math.inf:
+            message = f"samples={samples!r} must be a finite number of at least 0"
+            raise ValueError(message)
+        number = self.reader.number
+        losses.values.append((number(loss), count))
+        losses.samples += count
+        if groups:
+            for name, (total, group_samples) in groups.items():
+                losses.groups.append((str(name)[:_NAME_LENGTH], number(total), float(group_samples)))
+        if components:
+            for name, value in components.items():
+                losses.components.append((str(name)[:_NAME_LENGTH], number(value), count))
+
+    def log_eval(
+        self,
+        loss: float | torch.Tensor,
+        samples: float,
+        step: int | None,
+        metrics: Mapping[str, float | torch.Tensor],
+    ) -> None:
+        """See `Agent.log_eval`. Evaluations are rare, and their results are on the host or awaited by the user anyway."""
+        try:
+            self.collector.add_evaluation(
+                wire.EvaluationPoint(
+                    step=max(self.probe.last_step, 0) if step is None else step,
+                    loss=float(loss),
+                    samples=float(samples),
+                    metrics={name[:_NAME_LENGTH]: float(value) for name, value in metrics.items()},
+                )
+            )
+        except Exception as error:  # noqa: BLE001 -- a guest breaks nothing
+            self._invalid("log_eval", str(error))
+
+    def event(self, text: str, kind: str, *, automatic: bool = False) -> None:
+        """See `Agent.event`."""
+        try:
+            self.collector.add_event(
+                wire.Event(
+                    step=self.probe.next_step,
+                    kind=str(kind).lower()[:_KIND_LENGTH] or "user",
+                    text=str(text)[:_TEXT_LENGTH],
+                    automatic=automatic,
+                )
+            )
+        except Exception as error:  # noqa: BLE001 -- a guest breaks nothing
+            self._invalid("event", str(error))
+
+    def _invalid(self, where: str, problem: str) -> None:
+        step = self.probe.next_step
+        self.drops.add(wire.DROP_REASON_INVALID_VALUE, 1, step, step)
+        if where not in self._complained:
+            self._complained.add(where)
+            logger.warning("stallwatch: a value given to %s() cannot be used, and is left out: %s", where, problem)
+
+    # --- what the detector is told --------------------------------------------------------------------------------
+
+    def hello(self) -> wire.Hello:
+        """Who speaks."""
+        import torch
+
+        identity, settings, model = self.identity, self.settings, self.model
+        trainable = sum(each.numel() for each in model.trainable)
+        return wire.Hello(
+            run=identity.run,
+            group=settings.group,
+            rank=identity.rank,
+            world_size=identity.world_size,
+            local_rank=identity.local_rank,
+            local_world_size=identity.local_world_size,
+            node_rank=identity.node_rank,
+            hostname=identity.hostname,
+            pid=identity.pid,
+            incarnation=identity.incarnation,
+            restart_count=identity.restart_count,
+            launch_id=identity.launch_id,
+            protocol_major=PROTOCOL_MAJOR,
+            protocol_minor=PROTOCOL_MINOR,
+            agent_version=__version__,
+            torch_version=str(torch.__version__),
+            python_version=platform.python_version(),
+            backend=models.backend_name(model),
+            device=model.device.type,
+            parallelism=model.parallelism,
+            model=type(getattr(model.inner, "_orig_mod", model.inner)).__name__,
+            optimizer=self._optimizer_name,
+            parameters=self._elements,
+            trainable_parameters=trainable,
+            first_step=self.probe.first_step,
+            sample_period=self.period.steps,
+            dataset_size=settings.dataset_size,
+            base_learning_rate=settings.base_lr,
+            base_batch_size=settings.base_batch_size,
+            blocks=self._block_names,
+            local_steps=settings.local_steps,
+            total_steps=settings.total_steps,
+        )
+
+    def heartbeat(self) -> wire.Heartbeat:
+        """What the training thread is doing, from the background thread."""
+        probe = self.probe
+        phase, since = probe.phase, probe.phase_since
+        seconds = max(perf_counter() - since, 0.0)
+        stack = ""
+        # Looking at the stack costs little, but only an unusually long phase can be something that no hook sees.
+        if seconds > max(1.0, 3 * probe.typical_step_seconds):
+            frame = heartbeat.training_frame(self._thread_id)
+            if phase != EVALUATION:
+                phase = heartbeat.refine(phase, frame)
+            if self.settings.probes.stacks and heartbeat.is_suspicious(seconds, probe.typical_step_seconds):
+                stack = heartbeat.stack_text(frame)
+            del frame
+        return wire.Heartbeat(
+            sent_unix_seconds=time.time(),
+            phase=wire.PHASE_FINISHED if self._closed else wire.Phase.ValueType(phase),
+            phase_seconds=seconds,
+            last_step=probe.last_step,
+            ddp_iteration=probe.ddp_iteration,
+            collectives=probe.count_collectives(),
+            stack=stack,
+            agent=wire.AgentHealth(
+                training_thread_seconds=self.guard.seconds,
+                background_seconds=self.transport.seconds,
+                buffered_batches=len(self.buffer),
+                buffered_bytes=self.buffer.bytes,
+                dropped_steps=self.drops.total_steps,
+                reconnects=self.transport.reconnects,
+                sample_period=self.period.steps,
+            ),
+        )
+
+    def _on_advice(self, advice: wire.Advice) -> None:
+        if advice.sample_period_factor:
+            self.period.advise(advice.sample_period_factor)
+        if advice.reason:
+            logger.info("stallwatch: the detector advises: %s", advice.reason)
+
+    def _on_finding(self, finding: wire.FindingNotice) -> None:
+        level = logging.INFO if finding.status == "resolved" or finding.severity == "info" else logging.WARNING
+        if self.identity.rank == 0:
+            logger.log(level, "stallwatch: %s (%s, %s): %s", finding.kind, finding.severity, finding.status, finding.reason)
+        callback = self.settings.on_finding
+        if callback is not None:
+            try:
+                callback(finding)
+            except Exception as error:  # noqa: BLE001 -- the user's mistake must not end the connection
+                logger.warning("stallwatch: on_finding raised %r", error, exc_info=error)
+
+    # --- the end --------------------------------------------------------------------------------------------------
+
+    def _on_disabled(self) -> None:
+        self.event("the agent turned itself off after internal errors", "agent", automatic=True)
+
+    def close(self, reason: str) -> None:
+        """See `Agent.close`."""
+        if self._closed:
+            return
+        self._closed = True
+        with contextlib.suppress(Exception):
+            self._forget_adoption()
+            self.probe.remove()
+        self.guard.active = False
+        release(self)
+        try:
+            goodbye = wire.Goodbye(reason=reason, last_step=self.probe.last_step)
+            if not self.transport.close(goodbye, CLOSE_SECONDS):
+                logger.warning(
+                    "stallwatch: closed with %d batches not yet safe at the detector", len(self.buffer)
+                )
+        except Exception as error:  # noqa: BLE001 -- a guest breaks nothing
+            logger.warning("stallwatch: could not close in order: %r", error)
+
+    def abandon(self) -> None:
+        """In a forked child: no thread, no connection, no hooks at work; nothing is freed that belongs to the parent."""
+        _left_behind.append((self.transport, self.buffer))
+        self._closed = True
+        self.guard.active = False
+        release(self)
+
+
+_watched_models: weakref.WeakKeyDictionary[torch.nn.Module, Core] = weakref.WeakKeyDictionary()
+_watched_runs: dict[str, Core] = {}
+
+
+def watched(model: torch.nn.Module) -> Core | None:
+    """The core that watches a module, under whatever wrapper."""
+    return _watched_models.get(model)
+
+
+def watched_run(run: str) -> Core | None:
+    """The core that speaks for a run in this process."""
+    return _watched_runs.get(run)
+
+
+def claim(core: Core) -> None:
+    """Notes that a model and a run are watched."""
+    for module in _layers(core.model):
+        _watched_models[module] = core
+    _watched_runs[core.identity.run] = core
+
+
+def release(core: Core) -> None:
+    """Undoes `claim`."""
+    for module in _layers(core.model):
+        if _watched_models.get(module) is core:
+            del _watched_models[module]
+    if _watched_runs.get(core.identity.run) is core:
+        del _watched_runs[core.identity.run]
+
+
+def _layers(model: models.WatchedModel) -> list[torch.nn.Module]:
+    layers = [model.given, model.inner, getattr(model.inner, "_orig_mod", model.inner)]
+    if model.wrapper is not None:
+        layers.append(model.wrapper)
+    return layers
+
+
+def _holds(optimizer: torch.optim.Optimizer, identities: set[int]) -> bool:
+    return any(id(each) in identities for group in optimizer.param_groups for each in group["params"])
+
+
+class _ForkReset:
+    """Called in forked children, for as long as the core lives; such callbacks cannot be taken back."""
+
+    def __init__(self, core: Core) -> None:
+        self._core = weakref.ref(core)
+
+    def __call__(self) -> None:
+        core = self._core()
+        if core is not None and not core._closed:  # noqa: SLF001 -- same module
+            core.abandon()
+
+
+class _ExitFlush:
+    """Closes an agent that the script did not close."""
+
+    def __init__(self, core: Core) -> None:
+        self._core = weakref.ref(core)
+
+    def __call__(self) -> None:
+        core = self._core()
+        if core is not None:
+            error = getattr(sys, "last_value", None)
+            core.close("finished" if error is None else f"exception: {type(error).__name__}")
+
+
+def _at_exit(callback: Callable[[], None]) -> None:
+    # Before the interpreter refuses new threads, of which a connection needs two. Private, and the public one is next best.
+    register = getattr(threading, "_register_atexit", atexit.register)
+    try:
+        register(callback)
+    except RuntimeError:
+        atexit.register(callback)

@@ -1,0 +1,132 @@
+"""`attach`: the one call a user makes."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, Literal
+
+from stallwatch.agent import _config as config
+from stallwatch.agent import _environment as environment
+from stallwatch.agent._errors import AlreadyAttachedError, ConfigurationError
+
+if TYPE_CHECKING:
+    import torch
+
+    from stallwatch.agent._agent import Agent
+    from stallwatch.v1.telemetry_pb2 import FindingNotice
+
+logger = logging.getLogger("stallwatch.agent")
+
+
+def attach(
+    model: torch.nn.Module,
+    optimizer: torch.optim.Optimizer | Sequence[torch.optim.Optimizer] | None = None,
+    *,
+    run: str | None = None,
+    group: str | None = None,
+    endpoint: str | None = None,
+    token: str | None = None,
+    dataset_size: int | None = None,
+    base_lr: float | None = None,
+    base_batch_size: float | None = None,
+    sample_every: int | Literal["auto"] = "auto",
+    overhead_budget: float = 0.01,
+    on_finding: Callable[[FindingNotice], object] | None = None,
+    start_step: int | None = None,
+    total_steps: int | None = None,
+    local_steps: int | None = None,
+    **probes: bool,
+) -> Agent:
+    """Begins to watch a model, and returns the agent that does.
+
+    Wrong arguments raise here; nothing after it raises into training. Without an endpoint the agent does nothing.
+
+    Args:
+        model: DDP-wrapped, FSDP2, or plain; compiled or not.
+        optimizer: Its calls of `step` are the steps. Of a sequence, the first counts. None: the first optimizer that steps
+            one of the model's parameters.
+        run: Name of the run; by default `STALLWATCH_RUN`, else what the launcher calls it.
+        group: Family of runs to compare with; by default `STALLWATCH_GROUP`.
+        endpoint: Address of the detector; by default `STALLWATCH_ENDPOINT`.
+        token: Bearer token; by default `STALLWATCH_TOKEN`, or the content of `STALLWATCH_TOKEN_FILE`.
+        dataset_size: Samples in an epoch.
+        base_lr: Learning rate that was tuned for `base_batch_size`.
+        base_batch_size: Batch size over all ranks that `base_lr` was tuned for.
+        sample_every: Steps between sampled records, or "auto" to stay within the budget.
+        overhead_budget: Share of the step time that the agent may take.
+        on_finding: Called with each finding about this run, on a background thread.
+        start_step: Optimizer steps done before; by default what the optimizer's restored state says, else 0.
+        total_steps: Optimizer steps of the whole run, where known.
+        local_steps: Optimizer steps between synchronisations, for LocalSGD, DiLoCo and the like.
+        **probes: Readings to turn off, by name: see `Probes`.
+
+    Raises:
+        ConfigurationError: An argument or environment variable cannot be used.
+        AlreadyAttachedError: The model, or the run in this process, is watched already.
+    """
+    settings = config.resolve(
+        run=run,
+        group=group,
+        endpoint=endpoint,
+        token=token,
+        dataset_size=dataset_size,
+        base_lr=base_lr,
+        base_batch_size=base_batch_size,
+        sample_every=sample_every,
+        overhead_budget=overhead_budget,
+        on_finding=on_finding,
+        start_step=start_step,
+        total_steps=total_steps,
+        local_steps=local_steps,
+        probes=probes,
+    )
+    from stallwatch.agent._agent import Agent, Core, claim, watched, watched_run
+    from stallwatch.agent._identity import identify
+    from stallwatch.agent._probe import model as models
+
+    off = config.disabled()
+    if off or settings.endpoint is None:
+        reason = f"{environment.DISABLED} is set" if off else f"no endpoint: set {environment.ENDPOINT} or pass endpoint="
+        logger.info("stallwatch: not watching, %s", reason)
+        return Agent(None)
+    identity = identify(settings.run)
+    seen = models.inspect(model, identity.world_size, settings.local_steps)
+    optimizers = _optimizers(optimizer)
+    already = watched(seen.given) or watched(seen.inner)
+    if already is not None and already.automatic:
+        already.close("replaced by the script's own attach()")
+    elif already is not None:
+        message = "model is watched already: attach once a model, and use the agent that the first call returned"
+        raise AlreadyAttachedError(message)
+    if watched_run(identity.run) is not None:
+        message = (
+            f"run={identity.run!r} is spoken for by another model of this process: "
+            f"pass run='{identity.run}/name' with a name for this one"
+        )
+        raise AlreadyAttachedError(message)
+    core = Core(settings, identity, seen, optimizers)
+    claim(core)
+    return Agent(core)
+
+
+def _optimizers(given: Any) -> list[torch.optim.Optimizer]:
+    import torch
+
+    if given is None:
+        return []
+    several = list(given) if isinstance(given, Sequence) else [given]
+    if not several:
+        message = "optimizer is an empty sequence: pass at least one optimizer, or None to follow the first that steps"
+        raise ConfigurationError(message)
+    found = []
+    for each in several:
+        inner = each
+        # Accelerate and others wrap an optimizer in one that never calls its own hooks.
+        while isinstance(getattr(inner, "optimizer", None), torch.optim.Optimizer):
+            inner = inner.optimizer
+        if not isinstance(inner, torch.optim.Optimizer):
+            message = f"optimizer is a {type(each).__name__}, not a torch.optim.Optimizer: pass the optimizer that steps"
+            raise ConfigurationError(message)
+        found.append(inner)
+    return found

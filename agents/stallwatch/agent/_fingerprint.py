@@ -1,0 +1,158 @@
+"""Bit-exact fingerprints of tensors: equal tensors give equal numbers on every rank, a single flipped bit does not.
+
+The bits are summed as 64-bit integers, which wraps the same way everywhere. A plain sum would not see two elements change
+places, so sums over rows and sums over columns are weighted by their place. `torch.hash_tensor` would do neither better nor
+faster: it is an exclusive or, blind to permutations, and takes three times as long on a CPU.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from ctypes import string_at
+from typing import TYPE_CHECKING
+from zlib import crc32
+
+if TYPE_CHECKING:
+    import torch
+
+    Tensor = torch.Tensor
+
+_SMALL = 4096
+"""Up to so many 64-bit words, each word has a weight of its own."""
+_COLUMNS = 1000
+"""Words in a row of a larger tensor; no power of two, which would line up with the width of layers."""
+_FACTOR = -7046029254386353131
+"""The golden ratio in 64 bits: spreads consecutive places over all bits."""
+
+_weights: dict[torch.device, Tensor] = {}
+
+
+def local_part(tensor: Tensor) -> Tensor:
+    """The part of a (perhaps sharded) tensor that this rank holds; no communication."""
+    part: Tensor = getattr(tensor, "_local_tensor", tensor)
+    return part.detach()
+
+
+def flat(tensor: Tensor) -> Tensor:
+    """The elements as one dimension, without a copy when the tensor is dense in memory."""
+    if tensor.is_contiguous():
+        return tensor.view(-1)
+    order = sorted(range(tensor.dim()), key=tensor.stride, reverse=True)
+    permuted = tensor.permute(order)
+    return permuted.view(-1) if permuted.is_contiguous() else tensor.reshape(-1)
+
+
+def words(tensor: Tensor) -> Tensor:
+    """The bits of a one-dimensional tensor as 64-bit integers."""
+    import torch
+
+    if tensor.dtype is torch.int64:
+        return tensor
+    if tensor.is_complex():
+        tensor = torch.view_as_real(tensor).view(-1)
+    size = tensor.element_size()
+    if tensor.numel() * size % 8 == 0 and tensor.storage_offset() * size % 8 == 0:
+        return tensor.view(torch.int64)
+    narrow = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}[size]
+    whole = tensor.numel() * size // 8 * 8 // size
+    if tensor.storage_offset() * size % 8 == 0 and whole:
+        tail = tensor[whole:].view(narrow).to(torch.int64)
+        return torch.cat([tensor[:whole].view(torch.int64), tail]) if whole < _SMALL else _odd(tensor, whole, narrow)
+    return tensor.view(narrow).to(torch.int64)
+
+
+def _odd(tensor: Tensor, whole: int, narrow: torch.dtype) -> Tensor:
+    """Words of a large tensor whose last bits do not fill one: the tail is added to the last words instead of copied after."""
+    import torch
+
+    head = tensor[:whole].view(torch.int64)
+    tail = tensor[whole:].view(narrow).to(torch.int64)
+    return torch.stack([place_sum(head), place_sum(tail)])
+
+
+def fingerprint(tensor: Tensor) -> Tensor:
+    """A 64-bit integer scalar, on the tensor's device, that stands for the tensor's bits and their places."""
+    return place_sum(words(flat(local_part(tensor))))
+
+
+def place_sum(values: Tensor) -> Tensor:
+    """Sum of integers weighted by their place, in one or two passes."""
+    count = values.numel()
+    if count <= _SMALL:
+        return _weighted(values)
+    rows = count // _COLUMNS
+    table = values[: rows * _COLUMNS].view(rows, _COLUMNS)
+    total = place_sum(table.sum(1)) + 31 * _weighted(table.sum(0))
+    rest = values[rows * _COLUMNS :]
+    return total + 7 * _weighted(rest) if rest.numel() else total
+
+
+def _weighted(values: Tensor) -> Tensor:
+    import torch
+
+    weights = _weights.get(values.device)
+    if weights is None:
+        places = torch.arange(1, _SMALL + 1, dtype=torch.int64, device=values.device) * _FACTOR
+        weights = _weights[values.device] = (places ^ (places >> 29)) | 1
+    if values.device.type == "cpu":
+        return torch.dot(values, weights[: values.numel()])
+    return (values * weights[: values.numel()]).sum()
+
+
+class GradientSentinel:
+    """A fingerprint of a few small slices of the gradient, cheap enough for every step.
+
+    Which parameters, and where in them, moves with the step number, the same on every rank: a part of the model whose
+    gradients are no longer averaged is met after a few steps, and a rank that averages nothing at once.
+    """
+
+    slices = 3
+    elements = 512
+
+    def __init__(self, parameters: Sequence[Tensor]) -> None:
+        import torch
+
+        candidates = [each for each in parameters if each.numel() >= 8 and not each.is_complex()]  # noqa: PLR2004
+        largest = max(candidates, key=lambda each: each.numel(), default=None)
+        self._candidates = [
+            each
+            for each in candidates
+            if largest is not None and each.dtype == largest.dtype and each.device == largest.device
+        ]
+        self._in_memory = largest is not None and largest.device.type == "cpu"
+        self._tensor = torch.Tensor
+
+    def take(self, step: int) -> int | Tensor | None:
+        """The fingerprint of this step's gradients: a number, or a scalar on their device; None without gradients."""
+        gradients = []
+        count = len(self._candidates)
+        for index in range(min(self.slices, count)):
+            gradient = self._candidates[(step + index * count // self.slices) % count].grad
+            if gradient is not None:
+                gradients.append(getattr(gradient, "_local_tensor", gradient))
+        if self._in_memory and all(type(each) is self._tensor and each.is_contiguous() for each in gradients):
+            return self._checksum(gradients, step) if gradients else None
+        return self._sum(gradients, step)
+
+    def _checksum(self, gradients: Sequence[Tensor], step: int) -> int:
+        """Of memory, with no tensor operation: half the time, most of which is caches that the backward has emptied."""
+        value = 0
+        for gradient in gradients:
+            size = gradient.element_size()
+            start, length = self._slice(gradient.numel(), step)
+            value = crc32(string_at(gradient.data_ptr() + start * size, length * size), value)
+        return value
+
+    def _sum(self, gradients: Sequence[Tensor], step: int) -> Tensor | None:
+        import torch
+
+        parts = []
+        for gradient in gradients:
+            start, length = self._slice(gradient.numel(), step)
+            if gradient.layout is torch.strided and length >= 8:  # noqa: PLR2004
+                parts.append(flat(gradient)[start:][: length & ~7])
+        return torch.cat(parts).view(torch.int64).sum() if parts else None
+
+    def _slice(self, size: int, step: int) -> tuple[int, int]:
+        length = min(size, self.elements)
+        return step * self.elements % (size - length + 1), length

@@ -1,0 +1,68 @@
+"""Hooks that never raise into training, cost what they say they cost, and stay behind when a model is copied."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Callable
+from time import perf_counter
+from typing import Any
+
+logger = logging.getLogger("stallwatch.agent")
+
+
+class Guard:
+    """Stands between the agent's own mistakes and the training: counts them, and turns the agent off when they repeat."""
+
+    limit = 8
+
+    def __init__(self, on_disable: Callable[[], None]) -> None:
+        self.active = True
+        self.seconds = 0.0
+        """Wall seconds spent in hooks and calls on the training thread."""
+        self.errors = 0
+        self._on_disable = on_disable
+
+    def failed(self, error: BaseException) -> None:
+        """Counts an error of the agent's own."""
+        self.errors += 1
+        if self.errors == 1:
+            logger.warning("stallwatch: internal error, training is not affected: %r", error, exc_info=error)
+        elif self.errors == self.limit:
+            self.active = False
+            logger.warning("stallwatch: %d internal errors, the agent turns itself off; the last: %r", self.limit, error)
+            with contextlib.suppress(Exception):
+                self._on_disable()
+
+
+class Hook:
+    """A guarded hook. The wrapped function gets the time first, then the hook's arguments; its result is not used."""
+
+    __slots__ = ("__weakref__", "_compiling", "_function", "_guard")
+
+    def __init__(self, guard: Guard, function: Callable[..., object]) -> None:
+        from torch.compiler import is_compiling
+
+        self._guard = guard
+        self._function = function
+        self._compiling = is_compiling
+
+    def __call__(self, *arguments: Any) -> None:
+        # First, so that torch.compile finds nothing to trace here.
+        if self._compiling() or not self._guard.active:
+            return
+        guard = self._guard
+        now = perf_counter()
+        try:
+            self._function(now, *arguments)
+        except Exception as error:  # noqa: BLE001 -- a guest breaks nothing
+            guard.failed(error)
+        guard.seconds += perf_counter() - now
+
+    # A copied or saved model must neither drag the agent along nor need Stallwatch to be loaded again: in its place stands
+    # a callable of the standard library that takes anything and returns None.
+    def __deepcopy__(self, memo: dict[int, Any]) -> Callable[..., None]:
+        return contextlib.nullcontext().__exit__
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return getattr, (contextlib.nullcontext(), "__exit__")

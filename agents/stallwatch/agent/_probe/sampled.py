@@ -1,0 +1,226 @@
+"""The readings of a sampled step: norms before and after averaging, the update, and bit-exact fingerprints."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from stallwatch.agent._fingerprint import fingerprint, flat, local_part
+from stallwatch.v1 import telemetry_pb2 as wire
+
+if TYPE_CHECKING:
+    import torch
+
+    from stallwatch.agent._config import Probes
+    from stallwatch.agent._probe.device import DeviceReader
+    from stallwatch.agent._probe.model import WatchedModel
+    from stallwatch.agent._records import StepRecord
+
+    Tensor = torch.Tensor
+
+_MASK = (1 << 64) - 1
+_COPIED_ELEMENTS = 1 << 24
+"""Parameter elements kept over optimizer.step to see the update; of larger models, every n-th element is."""
+
+
+class SampledReadings:
+    """Tensors of one sampled step, on their way to the host; numbers are made of them on the background thread."""
+
+    def __init__(self, blocks: Sequence[int]) -> None:
+        self.blocks = blocks
+        self.block_count = max(blocks, default=-1) + 1
+        self.local: Tensor | None = None
+        self.reduced: Tensor | None = None
+        self.reduced_indices: list[int] = []
+        self.update: Tensor | None = None
+        self.update_scale = 1.0
+        self.parameter: Tensor | None = None
+        self.gradient_bits: Tensor | None = None
+        self.parameter_bits: Tensor | None = None
+        self.buffer_bits: Tensor | None = None
+        self.optimizer_state_step: float | Tensor = -1
+
+    def message(self, record: StepRecord) -> wire.SampledRecord:
+        """The record to send."""
+        return wire.SampledRecord(
+            step=record.step,
+            local_gradient_square=_square(self.local),
+            reduced_gradient_square=_square(self.reduced),
+            update_square=_square(self.update) * self.update_scale,
+            parameter_square=_square(self.parameter),
+            gradient_fingerprints=self._by_block(self.gradient_bits, self.reduced_indices),
+            parameter_fingerprints=self._by_block(self.parameter_bits, range(len(self.blocks))),
+            buffer_fingerprint=_combine(self.buffer_bits.tolist()) if self.buffer_bits is not None else 0,
+            non_finite_blocks=self._non_finite(),
+            optimizer_state_step=int(self.optimizer_state_step),
+            samples=record.losses.samples,
+        )
+
+    def _by_block(self, bits: Tensor | None, indices: Sequence[int]) -> list[int]:
+        if bits is None:
+            return []
+        blocks = [0] * self.block_count
+        for index, value in zip(indices, bits.tolist(), strict=True):
+            block = self.blocks[index]
+            blocks[block] = (blocks[block] * 1099511628211 + value) & _MASK
+        return blocks
+
+    def _non_finite(self) -> list[int]:
+        if self.reduced is None:
+            return []
+        norms = zip(self.reduced_indices, self.reduced.tolist(), strict=True)
+        return sorted({self.blocks[index] for index, norm in norms if not math.isfinite(norm)})
+
+
+class SampledPass:
+    """Takes the readings, in the order of a step: arm at its first forward, before and after optimizer.step."""
+
+    def __init__(
+        self,
+        model: WatchedModel,
+        blocks: Sequence[int],
+        probes: Probes,
+        reader: DeviceReader,
+        failed: Callable[[BaseException], None],
+    ) -> None:
+        self._model = model
+        self._blocks = blocks
+        self._probes = probes
+        self._fetch = reader.fetch
+        self._number = reader.number
+        self._failed = failed
+        self._handles: list[Any] = []
+        self._local: dict[int, Tensor] = {}
+        self._copies: list[Tensor] = []
+        self._stride = 1
+
+    def arm(self) -> None:
+        """Puts a hook on every trainable parameter, to see its local gradient."""
+        self.disarm()
+        if not self._probes.local_gradients:
+            return
+        for index, (_, parameter) in enumerate(self._model.parameters):
+            if parameter.requires_grad:
+                self._handles.append(parameter.register_hook(self._local_hook(index, parameter)))
+
+    def disarm(self) -> None:
+        """Takes the hooks off."""
+        for handle in self._handles:
+            handle.remove()
+        self._handles.clear()
+        self._local.clear()
+
+    def _local_hook(self, index: int, parameter: Tensor) -> Callable[[Tensor], None]:
+        import torch
+
+        def hook(gradient: Tensor) -> None:
+            try:
+                with torch.no_grad():
+                    # Under no_sync, what came before is there already and this is only the last micro-batch's share.
+                    before = parameter.grad
+                    total = gradient if before is None else local_part(gradient) + local_part(before)
+                    self._local[index] = torch.linalg.vector_norm(local_part(total), dtype=_norm_dtype(total))
+            except Exception as error:  # noqa: BLE001 -- a guest breaks nothing
+                self._failed(error)
+
+        return hook
+
+    def before_step(self, *, local_valid: bool) -> SampledReadings:
+        """Reads the gradients that the optimizer is about to see."""
+        import torch
+
+        readings = SampledReadings(self._blocks)
+        with torch.no_grad():
+            if self._local and local_valid:
+                readings.local = self._fetch(_gather(list(self._local.values())))
+            self.disarm()
+            gradients = []
+            for index, (_, parameter) in enumerate(self._model.parameters):
+                gradient = parameter.grad
+                if gradient is not None and gradient.layout is torch.strided:
+                    readings.reduced_indices.append(index)
+                    gradients.append(local_part(gradient))
+            if gradients:
+                readings.reduced = self._fetch(_gather(_norms(gradients)))
+                if self._probes.fingerprints:
+                    readings.gradient_bits = self._fetch(_gather([fingerprint(each) for each in gradients]))
+            if self._probes.updates:
+                self._copy_parameters()
+        return readings
+
+    def _copy_parameters(self) -> None:
+        trainable = [local_part(each) for each in self._model.trainable]
+        elements = sum(each.numel() for each in trainable)
+        self._stride = -(-elements // _COPIED_ELEMENTS)
+        self._copies = [self._thin(each).clone() for each in trainable]
+
+    def _thin(self, tensor: Tensor) -> Tensor:
+        return tensor if self._stride == 1 else flat(tensor)[:: self._stride]
+
+    def after_step(self, readings: SampledReadings, optimizer: torch.optim.Optimizer) -> None:
+        """Reads the parameters that the optimizer has changed."""
+        import torch
+
+        with torch.no_grad():
+            trainable = [local_part(each) for each in self._model.trainable]
+            copies, self._copies = self._copies, []
+            if len(copies) == len(trainable):
+                torch._foreach_sub_(copies, [self._thin(each) for each in trainable])  # noqa: SLF001
+                readings.update = self._fetch(_gather(_norms(copies)))
+                readings.update_scale = float(self._stride)
+            readings.parameter = self._fetch(_gather(_norms(trainable)))
+            if self._probes.fingerprints:
+                everything = [fingerprint(each) for _, each in self._model.parameters]
+                readings.parameter_bits = self._fetch(_gather(everything))
+                buffers = [each for each in self._model.inner.buffers() if each.layout is torch.strided and each.numel()]
+                if buffers:
+                    readings.buffer_bits = self._fetch(_gather([fingerprint(each) for each in buffers]))
+        readings.optimizer_state_step = state_step(optimizer, self._number)
+
+
+def state_step(
+    optimizer: torch.optim.Optimizer, number: Callable[[float | Tensor], float | Tensor]
+) -> float | Tensor:
+    """The step count in one parameter's optimizer state; -1 when the optimizer keeps none."""
+    for state in optimizer.state.values():
+        step = state.get("step") if isinstance(state, dict) else None
+        if step is None:
+            return -1
+        # At once on a CPU: the optimizer counts on in the same tensor.
+        return number(step)
+    return -1
+
+
+def _norm_dtype(tensor: Tensor) -> torch.dtype | None:
+    import torch
+
+    return torch.float32 if tensor.dtype in {torch.float16, torch.bfloat16} else None
+
+
+def _norms(tensors: list[Tensor]) -> list[Tensor]:
+    import torch
+
+    if any(_norm_dtype(each) is not None for each in tensors):
+        return list(torch._foreach_norm(tensors, 2, dtype=torch.float32))  # noqa: SLF001
+    return list(torch._foreach_norm(tensors, 2))  # noqa: SLF001
+
+
+def _gather(scalars: list[Tensor]) -> Tensor:
+    """Scalars as one vector on the device of the first."""
+    import torch
+
+    device, dtype = scalars[0].device, scalars[0].dtype
+    return torch.stack([each.to(device=device, dtype=dtype, non_blocking=True) for each in scalars])
+
+
+def _square(norms: Tensor | None) -> float:
+    return math.nan if norms is None else sum(value * value for value in norms.double().tolist())
+
+
+def _combine(values: Sequence[int]) -> int:
+    total = 0
+    for value in values:
+        total = (total * 1099511628211 + value) & _MASK
+    # 0 says that there are no buffers.
+    return total or 1

@@ -1,0 +1,353 @@
+"""Follows a training step through its phases and closes one record an optimizer step. Runs on the training thread."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from time import perf_counter
+from typing import TYPE_CHECKING, Any
+
+from stallwatch.agent._fingerprint import GradientSentinel
+from stallwatch.agent._probe.hooks import Guard, Hook
+from stallwatch.agent._probe.model import collective_counter
+from stallwatch.agent._probe.sampled import SampledPass, SampledReadings
+from stallwatch.agent._records import NAN, Losses, StepRecord
+
+if TYPE_CHECKING:
+    import torch
+
+    from stallwatch.agent._config import Probes
+    from stallwatch.agent._probe.device import DeviceReader
+    from stallwatch.agent._probe.model import WatchedModel
+    from stallwatch.agent._probe.sampling import SamplePeriod
+
+STARTING, INPUT, FORWARD, BACKWARD, SYNC, OPTIMIZER, EVALUATION = range(1, 8)
+"""Phases, numbered as on the wire."""
+NOWHERE = 0
+"""Time that belongs to no phase of the step: evaluation, and the agent's own sampling."""
+
+# What the time before a training forward was spent on, by the phase that it ends. Between two forwards of one backward it
+# is forward work; after a backward that no optimizer step followed, the next micro-batch was loaded.
+_BEFORE_FORWARD = (NOWHERE, NOWHERE, INPUT, FORWARD, FORWARD, SYNC, INPUT, NOWHERE)
+
+
+class StepProbe:
+    """The state machine behind the hooks.
+
+    A record is closed at the optimizer's step and handed on at the next training forward, so that a loss logged after
+    `optimizer.step()` still belongs to the step it was computed for.
+    """
+
+    def __init__(
+        self,
+        model: WatchedModel,
+        blocks: Sequence[int],
+        probes: Probes,
+        period: SamplePeriod,
+        reader: DeviceReader,
+        deliver: Callable[[StepRecord], None],
+        guard: Guard,
+        start_step: int | None,
+    ) -> None:
+        self._model = model
+        self._period = period
+        self._reader = reader
+        self._deliver = deliver
+        self._guard = guard
+        self._collectives = collective_counter(model)
+        self._sampled_pass = SampledPass(model, blocks, probes, reader, guard.failed)
+        self._sentinel = GradientSentinel(model.trainable) if probes.gradient_fingerprint else None
+        self._start_known = start_step is not None
+        self._primary: torch.optim.Optimizer | None = None
+
+        self.phase = STARTING
+        self.phase_since = perf_counter()
+        self.next_step = self.first_step = start_step or 0
+        self.last_step = -1
+        self.ddp_iteration = 0 if model.wrapper is not None else -1
+        self.collectives = -1
+        self.typical_step_seconds = 0.0
+
+        self._seconds = [0.0] * 8
+        self._forwards = 0
+        self._micro_batches = 0
+        self._synchronised = 0
+        self._step_ended = NAN
+        self._learned: list[Any] = []
+        self._last_ready: Any = None
+        self._evaluation_trains = False
+        self._losses = Losses()
+        self._pending: StepRecord | None = None
+        self._readings: SampledReadings | None = None
+        self._fingerprint: int | torch.Tensor = -1
+        self._sampling = False
+        self._sample_cost = 0.0
+        self._handles: list[Any] = []
+
+    # --- installation -------------------------------------------------------------------------------------------
+
+    def install(self) -> None:
+        """Puts the hooks on the model; those on the optimizer come with `adopt`."""
+        from torch import is_grad_enabled
+        from torch.autograd import Variable
+
+        self._grad_enabled = is_grad_enabled
+        # torch's own wrappers (DDP, FSDP) end their work in the same way.
+        self._queue_callback: Callable[[Callable[[], None]], None] = Variable._execution_engine.queue_callback  # type: ignore[attr-defined] # noqa: SLF001
+        self._ended = Hook(self._guard, self._on_backward_end)
+        model, add = self._model, self._handles.append
+        if model.compiled or model.wrapper is None:
+            add(model.given.register_forward_pre_hook(Hook(self._guard, self._on_forward)))
+            add(model.given.register_forward_hook(Hook(self._guard, self._on_forward_end)))
+        if not model.compiled and model.wrapper is not None:
+            add(model.wrapper.register_forward_pre_hook(Hook(self._guard, self._on_wrapper_forward)))
+            add(model.inner.register_forward_pre_hook(Hook(self._guard, self._on_forward)))
+            add(model.inner.register_forward_hook(Hook(self._guard, self._on_forward_end)))
+        elif model.wrapper is not None:
+            add(model.wrapper.register_forward_pre_hook(Hook(self._guard, self._on_wrapper_forward)))
+        self._learn_last_parameter()
+
+    def adopt(self, optimizer: torch.optim.Optimizer) -> None:
+        """Follows this optimizer: its calls of `step` are the steps."""
+        self._primary = optimizer
+        self._handles.append(optimizer.register_step_pre_hook(Hook(self._guard, self._on_optimizer)))
+        self._handles.append(optimizer.register_step_post_hook(Hook(self._guard, self._on_optimizer_end)))
+
+    def remove(self) -> None:
+        """Takes all hooks off and hands on what is pending."""
+        for handle in (*self._handles, *self._learned):
+            handle.remove()
+        self._handles.clear()
+        self._learned.clear()
+        self._sampled_pass.disarm()
+        self._hand_on()
+
+    def _learn_last_parameter(self) -> None:
+        """Puts a hook on every parameter for one backward, to learn which gradient is ready last."""
+        self._last_ready = None
+        for handle in self._learned:
+            handle.remove()
+        self._learned = [
+            each.register_post_accumulate_grad_hook(Hook(self._guard, self._on_any_ready)) for each in self._model.trainable
+        ]
+
+    # --- hooks, in the order of a step --------------------------------------------------------------------------
+
+    def _enter(self, phase: int, now: float, charge: int) -> None:
+        self._seconds[charge] += now - self.phase_since
+        self.phase = phase
+        self.phase_since = now
+        if self._reader.clock is not None:
+            self._reader.clock.mark(charge)
+
+    def _on_wrapper_forward(self, now: float, module: torch.nn.Module, _arguments: object) -> None:
+        if not self._begin_forward(now, module):
+            return
+        if self._model.wrapper.require_backward_grad_sync:  # type: ignore[union-attr]
+            # What DDP's own logger counts; asking that for it would take forty times as long.
+            self.ddp_iteration += 1
+            self._synchronised += 1
+        if not self._model.compiled:
+            self.phase = SYNC
+
+    def _on_forward(self, now: float, module: torch.nn.Module, _arguments: object) -> None:
+        if self.phase == SYNC and self._forwards:
+            self._enter(FORWARD, now, SYNC)
+        else:
+            self._begin_forward(now, module)
+
+    def _begin_forward(self, now: float, module: torch.nn.Module) -> bool:
+        """Whether this is a forward that trains; in evaluation, only the phase changes."""
+        if not self._grad_enabled() or not (module.training or self._evaluation_trains):
+            if not module.training and self.phase in {STARTING, INPUT, OPTIMIZER}:
+                self._enter(EVALUATION, now, INPUT)
+            return False
+        charge = _BEFORE_FORWARD[self.phase]
+        if not self._forwards:
+            self._hand_on()
+            self._sampling = self._period.hits(self.next_step)
+            self._enter(FORWARD, now, charge)
+            if self._sampling:
+                self._sampled_pass.arm()
+                self._skip_own_time(now)
+        else:
+            self._enter(FORWARD, now, charge)
+        self._forwards += 1
+        return True
+
+    def _skip_own_time(self, began: float) -> None:
+        now = perf_counter()
+        self._sample_cost += now - began
+        self._enter(self.phase, now, NOWHERE)
+
+    def _on_forward_end(self, now: float, *_: object) -> None:
+        if self.phase == FORWARD:
+            self._enter(BACKWARD, now, FORWARD)
+
+    def _on_any_ready(self, now: float, parameter: torch.Tensor) -> None:
+        if self._last_ready is None:
+            self._queue_callback(self._on_learned)
+        self._last_ready = parameter
+        # Until the last is known, every gradient might be it.
+        self._enter(SYNC, now, SYNC if self.phase == SYNC else BACKWARD)
+
+    def _on_learned(self) -> None:
+        """At the end of the first backward: keeps the hook of the parameter that was ready last."""
+        try:
+            last, self._last_ready = self._last_ready, None
+            for handle in self._learned:
+                handle.remove()
+            self._learned = []
+            if last is not None:
+                self._learned.append(last.register_post_accumulate_grad_hook(Hook(self._guard, self._on_ready)))
+            # The times before the last gradient were counted as waiting.
+            self._seconds[BACKWARD] += self._seconds[SYNC]
+            self._seconds[SYNC] = 0.0
+            self._micro_batches += 1
+            self._queue_callback(self._later)
+        except Exception as error:  # noqa: BLE001 -- a guest breaks nothing
+            self._guard.failed(error)
+
+    def _on_ready(self, now: float, _parameter: torch.Tensor) -> None:
+        """All local gradients of this micro-batch are there; what follows is waiting for other ranks."""
+        if self.phase == EVALUATION:
+            # Some fine-tune a model in evaluation mode.
+            self._evaluation_trains = True
+        if not self._forwards:
+            self._hand_on()
+        self._micro_batches += 1
+        self._enter(SYNC, now, BACKWARD)
+        self._queue_callback(self._soon)
+
+    # The engine runs callbacks in the order of their queueing. DDP queues its wait for the last bucket after this hook, and
+    # with a static graph from a callback of its own: the third in a row comes after both.
+    def _soon(self) -> None:
+        try:
+            self._queue_callback(self._later)
+        except Exception as error:  # noqa: BLE001 -- a guest breaks nothing
+            self._guard.failed(error)
+
+    def _later(self) -> None:
+        try:
+            self._queue_callback(self._ended)
+        except Exception as error:  # noqa: BLE001 -- a guest breaks nothing
+            self._guard.failed(error)
+
+    def _on_backward_end(self, now: float) -> None:
+        if self.phase == SYNC:
+            self._enter(OPTIMIZER, now, SYNC)
+
+    def _on_optimizer(self, now: float, optimizer: torch.optim.Optimizer, *_: object) -> None:
+        self._enter(OPTIMIZER, now, self.phase if self.phase in {FORWARD, BACKWARD, SYNC, OPTIMIZER} else INPUT)
+        if not self._start_known:
+            self._start_known = True
+            self._restore_step(optimizer)
+        sentinel = self._sentinel
+        self._fingerprint = -1
+        if sentinel is not None:
+            taken = sentinel.take(self.next_step)
+            if taken is not None:
+                self._fingerprint = taken if isinstance(taken, int) else self._reader.fetch_integer(taken)
+        if self._sampling and self._micro_batches:
+            began = perf_counter()
+            # When DDP averaged after every micro-batch, no local gradient of the whole step ever existed.
+            self._readings = self._sampled_pass.before_step(local_valid=self._synchronised <= 1)
+            self._skip_own_time(began)
+
+    def _on_optimizer_end(self, now: float, optimizer: torch.optim.Optimizer, *_: object) -> None:
+        self._enter(INPUT, now, OPTIMIZER)
+        pending = self._pending
+        if pending is not None and not self._micro_batches and not self._forwards:
+            # The same gradients applied once more.
+            pending.optimizer_steps += 1
+            return
+        self._hand_on()
+        self.collectives = self._collectives()
+        seconds = self._seconds
+        self._pending = record = StepRecord(
+            step=self.next_step,
+            losses=self._losses,
+            micro_batches=self._micro_batches,
+            learning_rates=tuple([self._reader.number(group["lr"]) for group in optimizer.param_groups]),
+            seconds=self._phase_seconds(now),
+            ddp_iteration=self.ddp_iteration,
+            collectives=self.collectives,
+            gradient_fingerprint=self._fingerprint,
+            optimizer_steps=1,
+        )
+        if self._readings is not None:
+            began = perf_counter()
+            readings, self._readings = self._readings, None
+            self._sampled_pass.after_step(readings, optimizer)
+            record.sampled = readings
+            self._skip_own_time(began)
+            self._period.observe_cost(self._sample_cost)
+        elif record.seconds[0] > 0:
+            self._period.observe_step(record.seconds[0])
+            typical = self.typical_step_seconds or record.seconds[0]
+            self.typical_step_seconds = typical + 0.05 * (min(record.seconds[0], 4 * typical) - typical)
+        if self._reader.clock is not None:
+            record.clock = self._reader.clock.close()
+        if not self._micro_batches and self._forwards and not self._learned_now():
+            self._learn_last_parameter()
+        self.last_step = self.next_step
+        self.next_step += 1
+        self._step_ended = now
+        self._forwards = self._micro_batches = self._synchronised = 0
+        self._sampling = False
+        self._sample_cost = 0.0
+        self._losses = Losses()
+        for index in range(len(seconds)):
+            seconds[index] = 0.0
+
+    def _learned_now(self) -> bool:
+        return len(self._learned) > 1
+
+    def _phase_seconds(self, now: float) -> tuple[float, float, float, float, float, float]:
+        seconds = self._seconds
+        if not self._forwards:
+            # Called in a way the hooks do not see (torch.compile, `model.forward`): better no answer than a wrong one.
+            return (now - self._step_ended, NAN, NAN, NAN, seconds[SYNC], seconds[OPTIMIZER])
+        entry = seconds[INPUT] if self._step_ended == self._step_ended else NAN  # noqa: PLR0124 -- false for NaN only
+        return (
+            now - self._step_ended,
+            entry,
+            seconds[FORWARD],
+            seconds[BACKWARD],
+            seconds[SYNC],
+            seconds[OPTIMIZER],
+        )
+
+    def _restore_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """A checkpoint may have been loaded between `attach` and the first step."""
+        restored = restored_step(optimizer)
+        if restored > self.next_step:
+            self.next_step = self.first_step = restored
+
+    def count_collectives(self) -> int:
+        """Collectives issued until now, for a heartbeat."""
+        return self._collectives()
+
+    # --- what the user says -------------------------------------------------------------------------------------
+
+    def losses(self) -> Losses:
+        """Where a loss that is logged now belongs."""
+        return self._losses if self._pending is None else self._pending.losses
+
+    def _hand_on(self) -> None:
+        pending, self._pending = self._pending, None
+        if pending is None:
+            return
+        pending.arrived = self._reader.fence()
+        self._deliver(pending)
+
+
+def restored_step(optimizer: torch.optim.Optimizer) -> int:
+    """The step an optimizer was restored to, by what it keeps; 0 when it is new or keeps no count."""
+    for state in optimizer.state.values():
+        step = state.get("step") if isinstance(state, dict) else None
+        if step is None:
+            return 0
+        # On a GPU, reading it would wait for all queued work; that is paid once, before the first step.
+        return int(step)
+    return 0
+

@@ -1,0 +1,138 @@
+"""What is told of one optimizer step, and how records become the columns of a batch."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from stallwatch.v1 import telemetry_pb2 as wire
+
+if TYPE_CHECKING:
+    import torch
+
+    from stallwatch.agent._probe.sampled import SampledReadings
+
+NAN = math.nan
+
+
+class Losses:
+    """Losses logged for one step. Values on a GPU stay pinned host tensors until the copy has arrived."""
+
+    __slots__ = ("components", "groups", "samples", "values")
+
+    def __init__(self) -> None:
+        self.values: list[tuple[float | torch.Tensor, float]] = []
+        self.samples = 0.0
+        self.groups: list[tuple[str, float | torch.Tensor, float]] = []
+        self.components: list[tuple[str, float | torch.Tensor, float]] = []
+
+    def sum(self) -> float:
+        """Mean losses times samples, summed; NaN when none was logged."""
+        return sum(float(value) * samples for value, samples in self.values) if self.values else NAN
+
+
+@dataclass(slots=True)
+class StepRecord:
+    """One optimizer step of this rank."""
+
+    step: int
+    losses: Losses
+    micro_batches: int
+    learning_rates: tuple[float | torch.Tensor, ...]
+    seconds: tuple[float, float, float, float, float, float]
+    """Step, input, forward, backward, sync, optimizer."""
+    ddp_iteration: int
+    collectives: int
+    gradient_fingerprint: int | torch.Tensor
+    optimizer_steps: int
+    sampled: SampledReadings | None = None
+    arrived: Any = None
+    """CUDA event after the last asynchronous copy of this record; None when nothing is awaited."""
+    clock: Any = None
+    """CUDA events that replace the phase seconds, once they have passed."""
+
+    def ready(self) -> bool:
+        """Whether all values have reached the host."""
+        return self.arrived is None or bool(self.arrived.query())
+
+
+@dataclass(slots=True)
+class Contents:
+    """What has gathered for the next batch."""
+
+    steps: list[StepRecord] = field(default_factory=list)
+    evaluations: list[wire.EvaluationPoint] = field(default_factory=list)
+    events: list[wire.Event] = field(default_factory=list)
+    dropped: list[wire.Dropped] = field(default_factory=list)
+
+    def __bool__(self) -> bool:
+        return bool(self.steps or self.evaluations or self.events or self.dropped)
+
+
+def fingerprint_value(value: int | torch.Tensor) -> int:
+    """The signed integer that is sent; -1 is kept for "none taken"."""
+    if isinstance(value, int):
+        return value
+    number = int(value)
+    return -2 if number == -1 else number
+
+
+def build_batch(sequence: int, now: float, contents: Contents) -> wire.Batch:
+    """Puts records into one numbered batch."""
+    return wire.Batch(
+        sequence=sequence,
+        created_unix_seconds=now,
+        steps=_columns(contents.steps) if contents.steps else None,
+        samples=[each.sampled.message(each) for each in contents.steps if each.sampled is not None],
+        evaluations=contents.evaluations,
+        events=contents.events,
+        dropped=contents.dropped,
+        named_losses=_named_losses(contents.steps),
+    )
+
+
+def _columns(records: Sequence[StepRecord]) -> wire.StepBatch:
+    groups = len(records[0].learning_rates)
+    seconds = list(zip(*(each.seconds for each in records), strict=True))
+    return wire.StepBatch(
+        step=[each.step for each in records],
+        loss_sum=[each.losses.sum() for each in records],
+        samples=[each.losses.samples for each in records],
+        micro_batches=[each.micro_batches for each in records],
+        learning_rate=[float(rate) for each in records for rate in each.learning_rates],
+        learning_rate_groups=groups,
+        step_seconds=seconds[0],
+        input_seconds=seconds[1],
+        forward_seconds=seconds[2],
+        backward_seconds=seconds[3],
+        sync_seconds=seconds[4],
+        optimizer_seconds=seconds[5],
+        ddp_iteration=[each.ddp_iteration for each in records],
+        collectives=[each.collectives for each in records],
+        gradient_fingerprint=[fingerprint_value(each.gradient_fingerprint) for each in records],
+        optimizer_steps=[each.optimizer_steps for each in records],
+    )
+
+
+def _named_losses(records: Sequence[StepRecord]) -> list[wire.NamedLoss]:
+    series: dict[tuple[int, str], wire.NamedLoss] = {}
+    for record in records:
+        losses = record.losses
+        for kind, logged in (
+            (wire.LOSS_KIND_GROUP, losses.groups),
+            (wire.LOSS_KIND_COMPONENT, losses.components),
+        ):
+            for name, value, samples in logged:
+                message = series.setdefault((kind, name), wire.NamedLoss(kind=kind, name=name))
+                # Groups are logged as sums, terms as means, which cannot be multiplied before they have arrived.
+                total = float(value) * (samples if kind == wire.LOSS_KIND_COMPONENT else 1.0)
+                if message.step and message.step[-1] == record.step:
+                    message.loss_sum[-1] += total
+                    message.samples[-1] += samples
+                else:
+                    message.step.append(record.step)
+                    message.loss_sum.append(total)
+                    message.samples.append(samples)
+    return list(series.values())

@@ -1,0 +1,153 @@
+"""One connection: a gRPC stream with a writer that pulls and a reader that is told."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator
+from time import monotonic, thread_time
+from typing import TYPE_CHECKING
+
+import grpc
+
+from stallwatch.agent._channel import metadata, open_channel
+from stallwatch.v1 import telemetry_pb2 as wire
+from stallwatch.v1 import telemetry_pb2_grpc as services
+
+if TYPE_CHECKING:
+    from stallwatch.agent._buffer import BatchBuffer
+    from stallwatch.agent._config import Settings
+
+WELCOME_SECONDS = 10.0
+ACKNOWLEDGEMENT_SECONDS = 60.0
+
+
+class Stream:
+    """A stream from its `Hello` to its end; made anew for each connection.
+
+    gRPC pulls requests on a thread of its own: first the `Hello`, then, once welcomed, batches from the buffer in their
+    order with heartbeats in between. Nothing is queued here, so a slow detector holds up nothing but this thread.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        hello: wire.Hello,
+        buffer: BatchBuffer,
+        on_response: Callable[[wire.StreamResponse], None],
+        on_change: Callable[[], None],
+    ) -> None:
+        self._buffer = buffer
+        self._on_response = on_response
+        self._on_change = on_change
+        self._condition = threading.Condition()
+        self._control: deque[wire.StreamRequest] = deque([wire.StreamRequest(hello=hello)])
+        self._sent = 0
+        self._flowing = False
+        self._closing = False
+        self._opened = monotonic()
+        self._heard = self._opened
+        self.welcomed = False
+        self.ended = threading.Event()
+        self.error: grpc.RpcError | Exception | None = None
+        self.reader_seconds = 0.0
+        self.highest_sent = 0
+        self._channel = open_channel(settings)
+        stub = services.TelemetryServiceStub(self._channel)
+        self._call = stub.Stream(self._requests(), metadata=metadata(settings))
+        self._reader = threading.Thread(target=self._read, name="stallwatch-reader", daemon=True)
+        self._reader.start()
+
+    def heartbeat(self, message: wire.Heartbeat) -> None:
+        """Sends a heartbeat, unless older ones still wait to go."""
+        with self._condition:
+            if len(self._control) < 4:  # noqa: PLR2004
+                self._control.append(wire.StreamRequest(heartbeat=message))
+            self._condition.notify()
+
+    def notify(self) -> None:
+        """Says that the buffer holds something new."""
+        with self._condition:
+            self._condition.notify()
+
+    def finish(self, goodbye: wire.Goodbye) -> None:
+        """Ends the stream on purpose, after what waits to go."""
+        with self._condition:
+            if self._flowing:
+                self._control.append(wire.StreamRequest(goodbye=goodbye))
+            self._closing = True
+            self._condition.notify()
+
+    def abort(self) -> None:
+        """Ends the stream at once."""
+        with self._condition:
+            self._control.clear()
+            self._flowing = False
+            self._closing = True
+            self._condition.notify()
+        self._call.cancel()
+        self._channel.close()
+
+    def stale(self, now: float) -> str:
+        """Why the connection must be given up, if it must."""
+        if not self.welcomed and now - self._opened > WELCOME_SECONDS:
+            return f"no welcome in {WELCOME_SECONDS:g} s"
+        if self.welcomed and len(self._buffer) and now - self._heard > ACKNOWLEDGEMENT_SECONDS:
+            return f"no acknowledgement in {ACKNOWLEDGEMENT_SECONDS:g} s"
+        return ""
+
+    def _requests(self) -> Iterator[wire.StreamRequest]:
+        while True:
+            with self._condition:
+                request = self._next()
+                while request is None and not self._closing:
+                    self._condition.wait()
+                    request = self._next()
+            if request is None:
+                return
+            yield request
+
+    def _next(self) -> wire.StreamRequest | None:
+        if self._control:
+            if self._control[0].WhichOneof("payload") == "goodbye" and self._buffer.after(self._sent) is not None:
+                return self._batch()
+            return self._control.popleft()
+        return self._batch()
+
+    def _batch(self) -> wire.StreamRequest | None:
+        batch = self._buffer.after(self._sent) if self._flowing else None
+        if batch is None:
+            return None
+        self._sent = batch.sequence
+        return wire.StreamRequest(batch=batch)
+
+    def _read(self) -> None:
+        try:
+            for response in self._call:
+                self._heard = monotonic()
+                self._receive(response)
+                self.reader_seconds = thread_time()
+        except (grpc.RpcError, ValueError) as error:
+            self.error = error
+        except Exception as error:  # noqa: BLE001 -- whatever it is, the connection is made anew
+            self.error = error
+        self.ended.set()
+        with self._condition:
+            self._closing = True
+            self._condition.notify()
+        self._on_change()
+
+    def _receive(self, response: wire.StreamResponse) -> None:
+        kind = response.WhichOneof("payload")
+        if kind == "welcome":
+            self._buffer.acknowledge(response.welcome.durable_sequence)
+            self._on_response(response)
+            with self._condition:
+                self._sent = response.welcome.durable_sequence
+                self.welcomed = self._flowing = True
+                self._condition.notify()
+            self._on_change()
+            return
+        if kind == "acknowledgement":
+            self._buffer.acknowledge(response.acknowledgement.durable_sequence)
+        self._on_response(response)

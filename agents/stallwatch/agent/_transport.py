@@ -1,0 +1,263 @@
+"""The background thread: makes batches, sends heartbeats, and keeps a stream to the detector."""
+
+from __future__ import annotations
+
+import logging
+import random
+import threading
+from collections.abc import Callable
+from time import monotonic, thread_time
+from typing import TYPE_CHECKING
+
+import grpc
+
+from stallwatch.agent._stream import Stream
+from stallwatch.v1 import telemetry_pb2 as wire
+
+if TYPE_CHECKING:
+    from stallwatch.agent._buffer import BatchBuffer, DropCounter
+    from stallwatch.agent._collector import Collector
+    from stallwatch.agent._config import Settings
+
+logger = logging.getLogger("stallwatch.agent")
+
+HEARTBEAT_SECONDS = 2.0
+BATCH_SECONDS = 0.75
+OFFLINE_BATCH_SECONDS = 5.0
+"""Without a connection, batches are larger: they only wait."""
+FIRST_RETRY_SECONDS = 0.2
+LONGEST_RETRY_SECONDS = 10.0
+PERMANENT_RETRY_SECONDS = 60.0
+_SETTLED_SECONDS = 10.0
+_LAST_TRIES_SECONDS = 0.5
+_LONGEST_ADVISED_INTERVAL = 30.0
+_PERMANENT = frozenset(
+    {
+        grpc.StatusCode.INVALID_ARGUMENT,
+        grpc.StatusCode.UNAUTHENTICATED,
+        grpc.StatusCode.PERMISSION_DENIED,
+        grpc.StatusCode.FAILED_PRECONDITION,
+        grpc.StatusCode.UNIMPLEMENTED,
+    }
+)
+
+
+def retry_seconds(failures: int, chance: float) -> float:
+    """Delay before the next attempt: exponential with full jitter, so that a thousand ranks do not come back at once."""
+    ceiling = min(FIRST_RETRY_SECONDS * 2.0 ** min(failures, 16), LONGEST_RETRY_SECONDS)
+    return FIRST_RETRY_SECONDS / 2 + chance * ceiling
+
+
+class Transport:
+    """Owns the connection. Everything here runs on its own thread, but for `start`, `wake` and `close`."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        hello: Callable[[], wire.Hello],
+        heartbeat: Callable[[], wire.Heartbeat],
+        collector: Collector,
+        buffer: BatchBuffer,
+        drops: DropCounter,
+        on_advice: Callable[[wire.Advice], None],
+        on_finding: Callable[[wire.FindingNotice], None],
+    ) -> None:
+        self._settings = settings
+        self._hello = hello
+        self._heartbeat = heartbeat
+        self._collector = collector
+        self._buffer = buffer
+        self._drops = drops
+        self._on_advice = on_advice
+        self._on_finding = on_finding
+        self._stream: Stream | None = None
+        self._wake = threading.Event()
+        self._closing: wire.Goodbye | None = None
+        self._close_by = 0.0
+        self._failures = 0
+        self._retry_at = 0.0
+        self._opened_at = 0.0
+        self._welcomes = 0
+        self._refused = False
+        self._last_problem = ""
+        self._errors = 0
+        self._heartbeat_seconds = HEARTBEAT_SECONDS
+        self._batch_seconds = BATCH_SECONDS
+        self._own_seconds = 0.0
+        self._reader_seconds = 0.0
+        self._thread = threading.Thread(target=self._run, name="stallwatch-agent", daemon=True)
+
+    @property
+    def seconds(self) -> float:
+        """CPU seconds of the agent's own threads."""
+        stream = self._stream
+        return self._own_seconds + self._reader_seconds + (stream.reader_seconds if stream is not None else 0.0)
+
+    @property
+    def reconnects(self) -> int:
+        """Connections made after the first."""
+        return max(self._welcomes - 1, 0)
+
+    @property
+    def connected(self) -> bool:
+        """Whether the detector has welcomed the current stream."""
+        stream = self._stream
+        return stream is not None and stream.welcomed and not stream.ended.is_set()
+
+    def start(self) -> None:
+        """Starts the thread."""
+        self._thread.start()
+
+    def wake(self) -> None:
+        """Makes the thread look around now."""
+        self._wake.set()
+
+    def close(self, goodbye: wire.Goodbye, timeout: float) -> bool:
+        """Sends what is left and says goodbye; returns whether everything was safe at the detector in time."""
+        self._close_by = monotonic() + timeout
+        self._closing = goodbye
+        self._wake.set()
+        if self._thread is not threading.current_thread():
+            self._thread.join(timeout + 1.0)
+        return not len(self._buffer) and self._collector.idle()
+
+    def _run(self) -> None:
+        next_batch = next_beat = 0.0
+        while True:
+            now = monotonic()
+            closing = self._closing is not None
+            try:
+                self._connect(now)
+                if closing or now >= next_batch or self._collector.waiting >= self._collector.max_batch_steps:
+                    if self._collector.collect() and self._stream is not None:
+                        self._stream.notify()
+                    usual = self._batch_seconds if self.connected else max(OFFLINE_BATCH_SECONDS, self._batch_seconds)
+                    # Jitter keeps the ranks of a large job from sending in step.
+                    next_batch = now + usual * random.uniform(0.7, 1.3)  # noqa: S311
+                if self.connected and now >= next_beat:
+                    self._beat()
+                    next_beat = now + self._heartbeat_seconds
+            except Exception as error:  # noqa: BLE001 -- the thread must live
+                self._errors += 1
+                if self._errors == 1:
+                    logger.warning("stallwatch: internal error, training is not affected: %r", error, exc_info=error)
+            if closing and self._finish(now):
+                return
+            was_connected = self.connected
+            self._own_seconds = thread_time()
+            self._wake.wait(self._pause(monotonic(), next_batch, next_beat))
+            self._wake.clear()
+            if self.connected and not was_connected:
+                next_batch = next_beat = 0.0
+
+    def _pause(self, now: float, next_batch: float, next_beat: float) -> float:
+        if self._closing is not None:
+            return 0.02
+        until = next_batch
+        if self.connected:
+            until = min(until, next_beat)
+        elif self._stream is None:
+            until = min(until, self._retry_at)
+        else:
+            until = min(until, now + 1.0)
+        return min(max(until - now, 0.01), 60.0)
+
+    def _beat(self) -> None:
+        if self._stream is not None:
+            self._stream.heartbeat(self._heartbeat())
+
+    # --- connection -------------------------------------------------------------------------------------------
+
+    def _connect(self, now: float) -> None:
+        stream = self._stream
+        if stream is None:
+            hurried = self._closing is not None and not self._refused and now >= self._opened_at + _LAST_TRIES_SECONDS
+            if now >= self._retry_at or hurried:
+                self._opened_at = now
+                try:
+                    self._stream = Stream(self._settings, self._hello(), self._buffer, self._on_response, self.wake)
+                except Exception as error:  # noqa: BLE001 -- unreadable file, no thread at shutdown, ...
+                    self._lost(now, repr(error), permanent=False)
+            return
+        problem = stream.stale(now)
+        if stream.ended.is_set():
+            error = stream.error
+            code = error.code() if isinstance(error, grpc.Call) else None
+            details = f"{code.name}: {error.details()}" if isinstance(error, grpc.Call) and code else repr(error)
+            self._lost(now, details if error else "the detector ended the stream", permanent=code in _PERMANENT)
+        elif problem:
+            self._lost(now, problem, permanent=False)
+
+    def _lost(self, now: float, problem: str, *, permanent: bool) -> None:
+        stream, self._stream = self._stream, None
+        if stream is not None:
+            self._reader_seconds += stream.reader_seconds
+            stream.abort()
+            if stream.welcomed and now - self._opened_at > _SETTLED_SECONDS:
+                self._failures = 0
+        pause = PERMANENT_RETRY_SECONDS if permanent else retry_seconds(self._failures, random.random())  # noqa: S311
+        self._failures += 1
+        self._refused = permanent
+        self._retry_at = now + pause
+        kind = problem.partition(":")[0]
+        if kind != self._last_problem and self._closing is None:
+            self._last_problem = kind
+            endpoint = self._settings.endpoint.address if self._settings.endpoint else ""
+            logger.warning(
+                "stallwatch: no connection to the detector at %s (%s); training goes on, up to %d MiB are kept, %s",
+                endpoint,
+                problem,
+                self._buffer.limit_bytes >> 20,
+                "this needs a change of settings" if permanent else "retrying",
+            )
+
+    def _on_response(self, response: wire.StreamResponse) -> None:
+        kind = response.WhichOneof("payload")
+        if kind == "welcome":
+            self._on_welcome(response.welcome)
+        elif kind == "rejection":
+            rejection = response.rejection
+            if self._buffer.reject(rejection.sequence):
+                logger.warning(
+                    "stallwatch: the detector rejected batch %d: %s: %s",
+                    rejection.sequence,
+                    rejection.field,
+                    rejection.message,
+                )
+        elif kind == "advice":
+            if response.advice.min_batch_interval_seconds > 0:
+                wished = min(response.advice.min_batch_interval_seconds, _LONGEST_ADVISED_INTERVAL)
+                self._batch_seconds = max(BATCH_SECONDS, wished)
+            self._on_advice(response.advice)
+        elif kind == "finding":
+            self._on_finding(response.finding)
+
+    def _on_welcome(self, welcome: wire.Welcome) -> None:
+        self._welcomes += 1
+        if welcome.heartbeat_seconds > 0:
+            self._heartbeat_seconds = min(max(welcome.heartbeat_seconds, 0.1), 60.0)
+        if welcome.max_batch_steps:
+            self._collector.max_batch_steps = min(welcome.max_batch_steps, self._collector.max_batch_steps)
+        if self._last_problem:
+            logger.info("stallwatch: connected to the detector %s", welcome.server_version)
+            self._last_problem = ""
+
+    # --- the end ----------------------------------------------------------------------------------------------
+
+    def _finish(self, now: float) -> bool:
+        """Whether the thread may end; called again and again while closing."""
+        goodbye = self._closing
+        late = now >= self._close_by
+        done = self._collector.idle() and not len(self._buffer)
+        stream = self._stream
+        if stream is None or not stream.welcomed:
+            if late and stream is not None:
+                stream.abort()
+            return late or self._refused or (done and stream is None and self._welcomes > 0)
+        if not (done or late) or goodbye is None:
+            return False
+        self._beat()
+        stream.finish(goodbye)
+        stream.ended.wait(max(min(self._close_by - now, 2.0), 0.2))
+        stream.abort()
+        return True

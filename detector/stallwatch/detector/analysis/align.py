@@ -1,0 +1,289 @@
+"""Aligns the ranks of one attempt: per-rank batches in, run-level observations in step order out.
+
+A step is complete when every expected rank has reported it or a later one (a rank's steps come in order, so what it has
+passed over will not come any more). Ranks that fall behind by a whole window or, on a tick, by `late_seconds` are no longer
+waited for until they have caught up. What comes out depends on what the ranks sent, not on how their batches interleaved.
+
+What belongs to a step but is no step record has its place in that order: an event at step s comes before the observation of s
+(it was noted before the step was finished), an evaluation after it, and a sampled record `sample_lag_steps` later, by when
+agents that read their accelerator late have sent theirs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stallwatch.detector.analysis.pending import PendingSteps
+from stallwatch.detector.core.inputs import EvaluationPoint, Event, Parallelism, RankBatch, SampledRecord
+from stallwatch.detector.core.observations import (
+    AttemptObservation,
+    EvaluationObservation,
+    EventObservation,
+    StepObservation,
+)
+from stallwatch.detector.core.sampled import SampledObservation
+
+_NEVER = np.iinfo(np.int64).min
+_FOREVER = np.iinfo(np.int64).max
+_MAX_SIDE_RECORDS = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class AlignConfig:
+    """How long ranks wait for each other."""
+
+    late_seconds: float = 20.0
+    """A rank that holds steps of the others back for longer is not waited for until it has caught up."""
+    window_steps: int = 8192
+    """At most this many steps are held back, whatever the time."""
+    window_cells: int = 1 << 20
+    """At most this many rank-steps are held back: bounds the memory of large worlds."""
+    sample_lag_steps: int = 8
+    """Sampled records are compared this many steps after their own, so that late readers are in."""
+
+    def __post_init__(self) -> None:
+        """Refuse limits that would hold nothing back or everything."""
+        if not self.late_seconds > 0:
+            raise ValueError("align.late_seconds must be above 0")
+        if self.window_steps < 16 or self.window_cells < 16:
+            raise ValueError("align.window_steps and align.window_cells must be at least 16")
+        if not 0 <= self.sample_lag_steps < self.window_steps:
+            raise ValueError("align.sample_lag_steps must be at least 0 and below align.window_steps")
+
+    def window(self, world_size: int) -> int:
+        """Steps held back at most for this many ranks."""
+        return max(16, min(self.window_steps, self.window_cells // max(world_size, 1)))
+
+
+@dataclass(slots=True)
+class Held:
+    """A side record that waits for its step to pass, with the time its first part came."""
+
+    since: float
+    samples: dict[int, SampledRecord] = field(default_factory=dict)
+    evaluations: list[tuple[int, EvaluationPoint]] = field(default_factory=list)
+    events: list[Event] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class Accepted:
+    """What a batch brought: which of its steps were new."""
+
+    fresh: int = 0
+    duplicate: int = 0
+    rows: NDArray[np.bool_] = field(default_factory=lambda: np.zeros(0, np.bool_))
+
+
+@dataclass(slots=True)
+class Aligner:
+    """One attempt's alignment; see the module's docstring."""
+
+    attempt: int = 0
+    world_size: int = 1
+    parallelism: Parallelism = Parallelism.UNSPECIFIED
+    blocks: tuple[str, ...] = ()
+    announced: bool = True
+    """Whether the attempt's `AttemptObservation` has been emitted; the first attempt has none."""
+    steps: PendingSteps = field(default_factory=PendingSteps)
+    watermark: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
+    """Highest step each rank has reported."""
+    expected: NDArray[np.bool_] = field(default_factory=lambda: np.zeros(0, np.bool_))
+    """Ranks that are waited for."""
+    held: dict[int, Held] = field(default_factory=dict)
+    """Side records by step."""
+    started_at: float = 0.0
+    late_records: int = 0
+    """Samples that came after their step had been compared."""
+    missing_rank_steps: int = 0
+    """Rank-steps that were not there when their step was emitted."""
+
+    def resize(self, world_size: int) -> None:
+        """Make room for this many ranks, all of them expected."""
+        self.world_size = max(world_size, 1)
+        missing = self.world_size - self.watermark.size
+        if missing > 0:
+            self.watermark = np.append(self.watermark, np.full(missing, _NEVER))
+            self.expected = np.append(self.expected, np.ones(missing, np.bool_))
+            self.steps.resize(self.world_size)
+
+    def add(self, now: float, rank: int, batch: RankBatch, config: AlignConfig) -> Accepted:
+        """Take what one rank sent; nothing is emitted yet, see `drain`."""
+        accepted = Accepted()
+        block = batch.steps
+        if block is not None and block.step.size:
+            accepted.rows = self.steps.insert(
+                now, rank, block, int(self.watermark[rank]), config.window(self.world_size)
+            )
+            accepted.fresh = int(np.count_nonzero(accepted.rows))
+            accepted.duplicate = int(block.step.size) - accepted.fresh
+            last = int(block.step.max())
+            if last > self.watermark[rank]:
+                self.watermark[rank] = last
+                if last >= self.steps.base:
+                    self.expected[rank] = True
+        for sample in batch.samples:
+            if sample.step <= self.steps.base - 1 - config.sample_lag_steps and self.steps.emitted:
+                self.late_records += 1
+            else:
+                self._hold(now, sample.step).samples.setdefault(rank, sample)
+        for point in batch.evaluations:
+            self._hold(now, point.step).evaluations.append((rank, point))
+        for event in batch.events:
+            events = self._hold(now, event.step).events
+            if event not in events:
+                events.append(event)
+        return accepted
+
+    def finish(self, rank: int) -> None:
+        """The rank said goodbye: it has sent all it had."""
+        if rank < self.watermark.size:
+            self.watermark[rank] = _FOREVER
+
+    def resume(self, rank: int) -> None:
+        """The rank is back in this attempt after a goodbye."""
+        if self.watermark[rank] == _FOREVER:
+            self.watermark[rank] = self.steps.base - 1 if self.steps.emitted else _NEVER
+
+    @property
+    def over(self) -> bool:
+        """Whether every rank said goodbye."""
+        return bool(self.watermark.size) and bool(np.all(self.watermark[self.expected] == _FOREVER))
+
+    def release_late(self, now: float, config: AlignConfig) -> None:
+        """Stop waiting for ranks that have held the others back for too long."""
+        oldest = self.steps.oldest_arrival()
+        if oldest is not None and now - oldest > config.late_seconds:
+            horizon = self.steps.latest_arrived_before(now - config.late_seconds)
+            self.expected &= self.watermark >= horizon
+
+    def shift(self, seconds: float) -> None:
+        """Forget a span in which the detector was not attentive."""
+        self.steps.shift(seconds)
+        for held in self.held.values():
+            held.since += seconds
+
+    def drain(
+        self, config: AlignConfig, now: float, *, everything: bool = False, floor: int | None = None
+    ) -> Iterator[object]:
+        """Emit what is complete, in step order; with `everything`, also what is not; with `floor`, all up to there."""
+        top = self.steps.top
+        waited = self.watermark[self.expected]
+        upper = top if everything or not waited.size else min(top, int(waited.min()))
+        upper = max(upper, top - config.window(self.world_size))
+        if floor is not None:
+            upper = max(upper, floor)
+        lag = config.sample_lag_steps
+        for observation in self.steps.emit(upper, self.attempt, self.world_size, self.parallelism):
+            if not self.announced:
+                self.announced = True
+                yield AttemptObservation(
+                    step=observation.step, attempt=self.attempt, world_size=self.world_size
+                )
+            if self.held:
+                yield from self._side(observation.step, observation.step - 1, observation.step - 1 - lag)
+            self.missing_rank_steps += self.world_size - len(observation.ranks)
+            yield observation
+        if self.held:
+            if everything or self.over:
+                yield from self._side(_FOREVER, _FOREVER, _FOREVER)
+            else:
+                if self.steps.emitted:
+                    yield from self._side(self.steps.base - 1, self.steps.base - 2, self.steps.base - 1 - lag)
+                yield from self._expired(now - config.late_seconds)
+
+    def _hold(self, now: float, step: int) -> Held:
+        held = self.held.get(step)
+        if held is None:
+            if len(self.held) >= _MAX_SIDE_RECORDS:
+                del self.held[min(self.held)]
+                self.late_records += 1
+            held = self.held[step] = Held(since=now)
+        return held
+
+    def _expired(self, before: float) -> Iterator[object]:
+        """Side records that no later step has pushed out for long: the run stands still, or has ended."""
+        top = self.steps.top
+        for step in sorted(
+            step
+            for step, held in self.held.items()
+            if held.since < before and (step <= top or not self.steps.used)
+        ):
+            yield from self._side(step, step, step)
+
+    def _side(self, event_upper: int, evaluation_upper: int, sample_upper: int) -> Iterator[object]:
+        """Emit side records of each sort up to a step; the one for events is the highest."""
+        if min(self.held) > event_upper:
+            return
+        for step in sorted(self.held):
+            if step > event_upper:
+                break
+            held = self.held[step]
+            for event in sorted(held.events, key=lambda e: (e.kind, e.text, e.automatic)):
+                yield EventObservation(event.step, event.kind, event.text, event.automatic)
+            held.events = []
+            if step <= evaluation_upper and held.evaluations:
+                yield _merge_evaluations(step, held.evaluations)
+                held.evaluations = []
+            if step <= sample_upper and held.samples:
+                yield self._merge_samples(step, held.samples)
+                held.samples = {}
+            if not (held.samples or held.evaluations or held.events):
+                del self.held[step]
+
+    def _merge_samples(self, step: int, samples: dict[int, SampledRecord]) -> SampledObservation:
+        ranks = tuple(sorted(samples))
+        records = [samples[rank] for rank in ranks]
+        width = len(self.blocks) or max((len(record.parameter_fingerprints) for record in records), default=0)
+        gradient = [(r, s.gradient_fingerprints) for r, s in zip(ranks, records, strict=True)]
+        parameter = [(r, s.parameter_fingerprints) for r, s in zip(ranks, records, strict=True)]
+        gradient = [(r, prints) for r, prints in gradient if prints and len(prints) == width]
+        parameter = [(r, prints) for r, prints in parameter if prints and len(prints) == width]
+
+        def prints_of(rows: list[tuple[int, tuple[int, ...]]]) -> NDArray[np.uint64]:
+            return np.array([prints for _, prints in rows], np.uint64).reshape(len(rows), width)
+
+        return SampledObservation(
+            step=step,
+            attempt=self.attempt,
+            world_size=self.world_size,
+            ranks=ranks,
+            parallelism=self.parallelism,
+            blocks=self.blocks or tuple(f"block{i}" for i in range(width)),
+            gradient_fingerprints=prints_of(gradient),
+            gradient_ranks=tuple(r for r, _ in gradient),
+            parameter_fingerprints=prints_of(parameter),
+            parameter_ranks=tuple(r for r, _ in parameter),
+            local_gradient_square=np.array([s.local_gradient_square for s in records]),
+            reduced_gradient_square=np.array([s.reduced_gradient_square for s in records]),
+            update_square=np.array([s.update_square for s in records]),
+            parameter_square=np.array([s.parameter_square for s in records]),
+            samples=np.array([s.samples for s in records]),
+            optimizer_state_step=np.array([s.optimizer_state_step for s in records], np.int64),
+            buffer_fingerprint=np.array([s.buffer_fingerprint for s in records], np.uint64),
+            non_finite_blocks=tuple(s.non_finite_blocks for s in records),
+        )
+
+
+def _merge_evaluations(step: int, points: list[tuple[int, EvaluationPoint]]) -> EvaluationObservation:
+    """The sample-weighted mean over the ranks that evaluated; the plain mean when none counted its samples."""
+    ordered = [
+        point for _, point in sorted(points, key=lambda entry: (entry[0], entry[1].loss, entry[1].samples))
+    ]
+    counted = all(point.samples > 0 for point in ordered)
+    weights = np.array([point.samples if counted else 1.0 for point in ordered])
+    names = sorted({name for point in ordered for name in point.metrics})
+    metrics: dict[str, float] = {}
+    for name in names:
+        has = np.array([name in point.metrics for point in ordered])
+        values = np.array([point.metrics.get(name, 0.0) for point in ordered])
+        metrics[name] = float(np.sum(values[has] * weights[has]) / np.sum(weights[has]))
+    loss = float(np.sum(np.array([point.loss for point in ordered]) * weights) / np.sum(weights))
+    samples = float(sum(max(point.samples, 0.0) for point in ordered))
+    return EvaluationObservation(step=step, loss=loss, samples=samples, metrics=metrics)
+
+
+__all__ = ["Accepted", "AlignConfig", "Aligner", "StepObservation"]

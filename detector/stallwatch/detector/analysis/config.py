@@ -1,0 +1,33 @@
+"""All settings of the analysis of a run, each check's nested under its name."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from stallwatch.detector.analysis.align import AlignConfig
+from stallwatch.detector.checks import CheckConfigs
+from stallwatch.detector.signals.loss_config import LossConfig
+
+
+@dataclass(frozen=True, slots=True)
+class AnalysisConfig:
+    """Frozen: a restored analysis is given its settings anew."""
+
+    align: AlignConfig = field(default_factory=AlignConfig)
+    """How long ranks wait for each other."""
+    loss: LossConfig = field(default_factory=LossConfig)
+    """The loss model."""
+    checks: CheckConfigs = field(default_factory=CheckConfigs)
+    """One entry a check."""
+    disabled: tuple[str, ...] = ()
+    """Kinds that are not checked."""
+    attentive_seconds: float = 5.0
+    """A longer gap between two calls is the detector's own outage: no rank's clock runs in it."""
+
+    def __post_init__(self) -> None:
+        """Refuse unknown kinds and times that make no sense."""
+        unknown = set(self.disabled) - set(self.checks.names())
+        if unknown:
+            raise ValueError(f"disabled names no check: {', '.join(sorted(unknown))}")
+        if not self.attentive_seconds > 0:
+            raise ValueError("attentive_seconds must be above 0")

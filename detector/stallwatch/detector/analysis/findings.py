@@ -1,0 +1,242 @@
+"""The life of findings: opened, updated, explained by one another, and resolved."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from stallwatch.detector.core.findings import Finding
+from stallwatch.detector.core.verdicts import EvidenceValue, Severity, Verdict
+from stallwatch.detector.core.vocabulary import VOCABULARY
+
+_MAX_RESOLVED = 512
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """`effect` is no finding of its own where `cause` explains it: it is withheld, unless it began before the cause."""
+
+    effect: str
+    cause: str
+    lasting: bool = False
+    """The effect outlives the cause: it stays explained for the rest of the attempt."""
+
+
+EXPLANATIONS = (
+    # Replicas that took steps on their own gradients differ from then on, also after synchronisation is back.
+    Explanation("replica_desync", "missing_gradient_sync", lasting=True),
+    # Everybody waits for a rank that is gone, and nobody is slow while nobody moves.
+    Explanation("hang", "rank_lost"),
+    Explanation("straggler", "rank_lost"),
+    Explanation("straggler", "hang"),
+    # A loss that is no number any more has no level to rise from.
+    Explanation("divergence", "non_finite"),
+    Explanation("loss_spike", "non_finite"),
+    Explanation("loss_spike", "divergence"),
+)
+HOLD_STEPS = {"replica_desync": 4}
+"""Steps that a verdict of this kind waits before it opens a finding, so that its explanation can come first."""
+SCOPED_CATEGORIES = frozenset({"synchronisation", "progress"})
+"""Findings about processes end with the processes; what the loss does outlives a restart."""
+
+
+@dataclass(frozen=True, slots=True)
+class Withheld:
+    """A firing verdict that opens no finding now."""
+
+    verdict: Verdict
+    from_step: int
+
+
+@dataclass(slots=True)
+class FindingBook:
+    """All findings of a run; at most one of a kind is firing."""
+
+    run: str = ""
+    active: dict[str, Finding] = field(default_factory=dict)
+    resolved: list[Finding] = field(default_factory=list)
+    opened: dict[str, int] = field(default_factory=dict)
+    """How many findings of a kind have ever opened: the ordinal in the id."""
+    certain_since: dict[str, float] = field(default_factory=dict)
+    """Of each active finding, the step from which its condition certainly held."""
+    explained_since: dict[str, int] = field(default_factory=dict)
+    """Kinds that have fired in this attempt, with the earliest step they began at."""
+    withheld: dict[str, Withheld] = field(default_factory=dict)
+    stalled_seconds: dict[str, float] = field(default_factory=dict)
+    changed: list[str] = field(default_factory=list)
+    """Ids of the findings that changed since they were last asked for."""
+
+    def apply(self, now: float, verdict: Verdict) -> Finding | None:
+        """Take a verdict; return the finding it opened, if it opened one."""
+        kind = verdict.kind
+        if not verdict.firing:
+            self.withheld.pop(kind, None)
+            if kind in self.active:
+                self._resolve(now, kind, verdict.step)
+            return None
+        if kind in self.active:
+            self._update(verdict)
+            return None
+        waiting = self.withheld.get(kind)
+        since = waiting.from_step if waiting else verdict.step
+        if self._is_explained(verdict) or verdict.step < since + HOLD_STEPS.get(kind, 0):
+            self.withheld[kind] = Withheld(verdict, since)
+            return None
+        return self._open(now, verdict)
+
+    def step(self, now: float, step: int) -> list[Finding]:
+        """A step has passed: open what was held back and is not explained after all."""
+        opened = []
+        for kind in sorted(self.withheld):
+            waiting = self.withheld[kind]
+            if step >= waiting.from_step + HOLD_STEPS.get(kind, 0) and not self._is_explained(
+                waiting.verdict
+            ):
+                opened.append(self._open(now, replace(waiting.verdict, step=max(step, waiting.verdict.step))))
+        return opened
+
+    def restart(self, now: float, step: int) -> None:
+        """The processes are gone: so are the findings about them."""
+        self.withheld.clear()
+        self.explained_since.clear()
+        for kind in sorted(self.active):
+            if self.active[kind].category in SCOPED_CATEGORIES:
+                self._resolve(now, kind, step)
+
+    def accrue(
+        self, gpu_seconds: float, kinds: frozenset[str] | None = None, without: frozenset[str] = frozenset()
+    ) -> None:
+        """Charge time to the findings that are firing."""
+        for kind in self.active:
+            if (kinds is None or kind in kinds) and kind not in without:
+                self.stalled_seconds[kind] = self.stalled_seconds.get(kind, 0.0) + gpu_seconds
+
+    def take_changes(self) -> tuple[Finding, ...]:
+        """Findings that changed since the last call, in the order of their last change."""
+        by_id = {finding.id: finding for finding in (*self.resolved, *self.active.values())}
+        latest = dict.fromkeys(reversed(self.changed))
+        self.changed = []
+        return tuple(by_id[identity] for identity in reversed(latest) if identity in by_id)
+
+    def select(self, status: str) -> tuple[Finding, ...]:
+        """Findings by status: `firing`, `resolved` or `all`; oldest first."""
+        if status not in ("firing", "resolved", "all"):
+            raise ValueError(f"status must be firing, resolved or all, not {status!r}")
+        chosen = [
+            *(self.resolved if status != "firing" else ()),
+            *(self.active.values() if status != "resolved" else ()),
+        ]
+        return tuple(
+            sorted(chosen, key=lambda finding: (finding.opened_at, finding.detected_step, finding.id))
+        )
+
+    def _is_explained(self, verdict: Verdict) -> bool:
+        ends = verdict.since_step + verdict.since_step_error
+        for explanation in EXPLANATIONS:
+            if explanation.effect != verdict.kind:
+                continue
+            cause = self.active.get(explanation.cause)
+            if (
+                cause is not None
+                and cause.severity == VOCABULARY[cause.kind].severity.value
+                and ends >= cause.since_step
+            ):
+                return True
+            if explanation.lasting and ends >= self.explained_since.get(explanation.cause, np.inf):
+                return True
+        return False
+
+    def _open(self, now: float, verdict: Verdict) -> Finding:
+        kind = verdict.kind
+        self.withheld.pop(kind, None)
+        ordinal = self.opened[kind] = self.opened.get(kind, 0) + 1
+        finding = Finding(
+            id=f"{self.run}#{kind}#{ordinal}",
+            run=self.run,
+            kind=kind,
+            category=VOCABULARY[kind].category,
+            severity=(verdict.severity or VOCABULARY[kind].severity).value,
+            confidence=float(verdict.confidence),
+            status="firing",
+            since_step=int(verdict.since_step),
+            detected_step=int(verdict.step),
+            resolved_step=None,
+            ranks=tuple(int(rank) for rank in verdict.ranks),
+            layers=verdict.layers,
+            reason=verdict.reason,
+            evidence=_evidence(verdict),
+            advice=verdict.advice,
+            causes=verdict.causes,
+            opened_at=now,
+        )
+        self.active[kind] = finding
+        self.certain_since[kind] = verdict.since_step + verdict.since_step_error
+        self.explained_since[kind] = min(
+            finding.since_step, self.explained_since.get(kind, finding.since_step)
+        )
+        self.stalled_seconds.setdefault(kind, 0.0)
+        self.changed.append(finding.id)
+        for explanation in EXPLANATIONS:
+            effect = self.active.get(explanation.effect)
+            serious = finding.severity == VOCABULARY[kind].severity.value
+            explains = explanation.cause == kind and serious
+            if effect is not None and explains and self.certain_since[explanation.effect] >= finding.since_step:
+                self._resolve(now, explanation.effect, finding.detected_step)
+        return finding
+
+    def _update(self, verdict: Verdict) -> None:
+        old = self.active[verdict.kind]
+        new = replace(
+            old,
+            severity=(verdict.severity or VOCABULARY[verdict.kind].severity).value,
+            confidence=float(verdict.confidence),
+            since_step=int(verdict.since_step),
+            ranks=tuple(int(rank) for rank in verdict.ranks),
+            layers=verdict.layers,
+            reason=verdict.reason,
+            evidence=_evidence(verdict),
+            advice=verdict.advice,
+            causes=verdict.causes,
+        )
+        if new != old:
+            self.active[verdict.kind] = new
+            self.certain_since[verdict.kind] = verdict.since_step + verdict.since_step_error
+            self.changed.append(new.id)
+
+    def _resolve(self, now: float, kind: str, step: int) -> None:
+        finding = self.active.pop(kind)
+        self.certain_since.pop(kind, None)
+        done = replace(
+            finding, status="resolved", resolved_step=int(max(step, finding.detected_step)), resolved_at=now
+        )
+        self.resolved.append(done)
+        self.changed.append(done.id)
+        if len(self.resolved) > _MAX_RESOLVED:
+            del self.resolved[0]
+
+
+def severity_of(finding: Finding) -> Severity:
+    """The severity as an ordered value."""
+    return Severity(finding.severity)
+
+
+def _evidence(verdict: Verdict) -> Mapping[str, EvidenceValue]:
+    """The evidence as plain values, with what decided."""
+    evidence = {name: _plain(value) for name, value in verdict.evidence.items()}
+    evidence.setdefault("score", float(verdict.score))
+    evidence.setdefault("threshold", float(verdict.threshold))
+    if verdict.since_step_error:
+        evidence.setdefault("since_step_error", float(verdict.since_step_error))
+    return evidence
+
+
+def _plain(value: object) -> EvidenceValue:
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, (list, tuple, np.ndarray)):
+        return tuple(_plain(item) for item in value)  # type: ignore[misc]
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    return str(value)

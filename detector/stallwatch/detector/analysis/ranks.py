@@ -1,0 +1,189 @@
+"""What is known of each rank of the current attempt: identity, accounting and signs of life, one array a column."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, fields
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stallwatch.detector.core.inputs import Phase, RankHeartbeat, RankHello
+from stallwatch.detector.core.liveness import LivenessObservation
+
+_REMEMBERED_INCARNATIONS = 4
+
+
+def _floats(fill: float) -> NDArray[np.float64]:
+    return np.full(0, fill)
+
+
+def _integers() -> NDArray[np.int64]:
+    return np.full(0, -1, np.int64)
+
+
+def _counts() -> NDArray[np.int64]:
+    return np.zeros(0, np.int64)
+
+
+def _flags() -> NDArray[np.bool_]:
+    return np.zeros(0, np.bool_)
+
+
+_FILLS: dict[str, float] = {
+    "last_step": -1,
+    "first_step": -1,
+    "last_received": -1,
+    "collectives": -1,
+    "loss": np.nan,
+}
+
+
+@dataclass(slots=True)
+class RankTable:
+    """The ranks of the current attempt, indexed by global rank."""
+
+    attached: NDArray[np.bool_] = field(default_factory=_flags)
+    connected: NDArray[np.bool_] = field(default_factory=_flags)
+    finished: NDArray[np.bool_] = field(default_factory=_flags)
+    heard: NDArray[np.bool_] = field(default_factory=_flags)
+    seen_at: NDArray[np.float64] = field(default_factory=lambda: _floats(0.0))
+    gone_at: NDArray[np.float64] = field(default_factory=lambda: _floats(0.0))
+    moved_at: NDArray[np.float64] = field(default_factory=lambda: _floats(0.0))
+    beat_at: NDArray[np.float64] = field(default_factory=lambda: _floats(0.0))
+    phase_seconds: NDArray[np.float64] = field(default_factory=lambda: _floats(0.0))
+    phase: NDArray[np.int64] = field(default_factory=_counts)
+    last_step: NDArray[np.int64] = field(default_factory=_integers)
+    """Last finished step from batches and heartbeats."""
+    collectives: NDArray[np.int64] = field(default_factory=_integers)
+    first_step: NDArray[np.int64] = field(default_factory=_integers)
+    """First step of this attempt that was received."""
+    last_received: NDArray[np.int64] = field(default_factory=_integers)
+    """Last step of this attempt that was received in a batch."""
+    steps: NDArray[np.int64] = field(default_factory=_counts)
+    """Steps of this attempt received, each counted once."""
+    duplicate_steps: NDArray[np.int64] = field(default_factory=_counts)
+    duplicate_batches: NDArray[np.int64] = field(default_factory=_counts)
+    dropped_steps: NDArray[np.int64] = field(default_factory=_counts)
+    loss: NDArray[np.float64] = field(default_factory=lambda: _floats(np.nan))
+    step_seconds: NDArray[np.float64] = field(default_factory=lambda: _floats(np.nan))
+    sync_seconds: NDArray[np.float64] = field(default_factory=lambda: _floats(np.nan))
+    input_seconds: NDArray[np.float64] = field(default_factory=lambda: _floats(np.nan))
+    incarnation: dict[int, int] = field(default_factory=dict)
+    hosts: dict[int, str] = field(default_factory=dict)
+    stacks: dict[int, str] = field(default_factory=dict)
+    endings: dict[int, str] = field(default_factory=dict)
+
+    @property
+    def size(self) -> int:
+        """Number of ranks there is room for."""
+        return int(self.attached.size)
+
+    def grow(self, size: int) -> None:
+        """Make room for ranks below `size`."""
+        missing = size - self.size
+        if missing <= 0:
+            return
+        for column in fields(self):
+            value = getattr(self, column.name)
+            if isinstance(value, np.ndarray):
+                fill = _FILLS.get(
+                    column.name, np.nan if column.name.startswith(("step_s", "sync_s", "input_s")) else 0
+                )
+                setattr(self, column.name, np.append(value, np.full(missing, fill, value.dtype)))
+
+    def attach(self, now: float, hello: RankHello) -> None:
+        """A process of this rank has introduced itself (again)."""
+        rank = hello.rank
+        self.grow(rank + 1)
+        if self.incarnation.get(rank) != hello.incarnation:
+            self.incarnation[rank] = hello.incarnation
+            self.finished[rank] = False
+            self.heard[rank] = False
+            self.phase[rank] = Phase.UNSPECIFIED
+            self.collectives[rank] = -1
+            self.moved_at[rank] = now
+            self.stacks.pop(rank, None)
+        self.endings.pop(rank, None)
+        self.hosts[rank] = hello.hostname
+        self.attached[rank] = True
+        self.connected[rank] = True
+        self.gone_at[rank] = 0.0
+        self.seen_at[rank] = now
+
+    def beat(self, now: float, rank: int, beat: RankHeartbeat) -> None:
+        """A sign of life."""
+        self.seen_at[rank] = now
+        self.beat_at[rank] = now
+        self.heard[rank] = True
+        self.connected[rank] = True
+        self.gone_at[rank] = 0.0
+        self.phase[rank] = beat.phase
+        self.phase_seconds[rank] = beat.phase_seconds
+        self.collectives[rank] = beat.collectives
+        if beat.stack:
+            self.stacks[rank] = beat.stack
+        else:
+            self.stacks.pop(rank, None)
+        self.move(now, rank, beat.last_step)
+
+    def move(self, now: float, rank: int, step: int) -> None:
+        """The rank is known to have finished `step`."""
+        if step > self.last_step[rank]:
+            self.last_step[rank] = step
+            self.moved_at[rank] = now
+
+    def shift(self, seconds: float) -> None:
+        """Forget a span in which the detector was not attentive: no rank is to blame for silence in it."""
+        self.seen_at += seconds
+        self.moved_at += seconds
+        self.beat_at += seconds
+        self.gone_at[self.gone_at > 0] += seconds
+
+    def observe(self, now: float, attempt: int, world_size: int, total_steps: int) -> LivenessObservation:
+        """The table as the liveness checks see it."""
+        index = np.flatnonzero(self.attached)
+        gone_at = self.gone_at[index]
+        return LivenessObservation(
+            now=now,
+            attempt=attempt,
+            world_size=world_size,
+            step=int(self.last_step[index].max()) if index.size else -1,
+            total_steps=total_steps,
+            ranks=tuple(index.tolist()),
+            connected=self.connected[index],
+            finished=self.finished[index],
+            silent_seconds=now - self.seen_at[index],
+            gone_seconds=np.where(gone_at > 0, now - gone_at, 0.0),
+            stuck_seconds=now - self.moved_at[index],
+            last_step=self.last_step[index],
+            collectives=self.collectives[index],
+            phase=self.phase[index],
+            phase_seconds=np.where(
+                self.heard[index], self.phase_seconds[index] + now - self.beat_at[index], 0.0
+            ),
+            heard=self.heard[index],
+            stacks=self.stacks,
+            hosts=self.hosts,
+            endings=self.endings,
+        )
+
+
+@dataclass(slots=True)
+class SequenceLedger:
+    """Which batches were taken: the highest sequence of every incarnation of every rank."""
+
+    accepted: dict[int, dict[int, int]] = field(default_factory=dict)
+
+    def get(self, rank: int, incarnation: int) -> int:
+        """Highest accepted sequence; 0 when none."""
+        return self.accepted.get(rank, {}).get(incarnation, 0)
+
+    def accept(self, rank: int, incarnation: int, sequence: int) -> bool:
+        """Take a sequence number; False when it was taken before."""
+        known = self.accepted.setdefault(rank, {})
+        if sequence <= known.get(incarnation, 0):
+            return False
+        known[incarnation] = sequence
+        if len(known) > _REMEMBERED_INCARNATIONS:
+            del known[min(known)]
+        return True

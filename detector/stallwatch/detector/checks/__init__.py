@@ -1,0 +1,69 @@
+"""The built-in checks: an explicit table, in the order in which they see an observation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from stallwatch.detector.checks.contract import Check
+from stallwatch.detector.checks.divergence import DivergenceConfig
+from stallwatch.detector.checks.eval_plateau import EvalPlateauConfig
+from stallwatch.detector.checks.hang import Hang, HangConfig
+from stallwatch.detector.checks.learning import LEARNING_CHECKS
+from stallwatch.detector.checks.loss_spike import LossSpikeConfig
+from stallwatch.detector.checks.missing_gradient_sync import MissingGradientSync, MissingGradientSyncConfig
+from stallwatch.detector.checks.non_finite import NonFiniteConfig
+from stallwatch.detector.checks.oscillation import OscillationConfig
+from stallwatch.detector.checks.overfitting import OverfittingConfig
+from stallwatch.detector.checks.plateau import PlateauConfig
+from stallwatch.detector.checks.rank_lost import RankLost, RankLostConfig
+from stallwatch.detector.checks.replica_desync import ReplicaDesync, ReplicaDesyncConfig
+from stallwatch.detector.checks.slow_convergence import SlowConvergenceConfig
+from stallwatch.detector.checks.straggler import Straggler, StragglerConfig
+
+CHECKS: dict[str, Callable[..., Any]] = {
+    # What explains comes before what it explains.
+    MissingGradientSync.kind: MissingGradientSync,
+    ReplicaDesync.kind: ReplicaDesync,
+    RankLost.kind: RankLost,
+    Hang.kind: Hang,
+    Straggler.kind: Straggler,
+    "non_finite": LEARNING_CHECKS["non_finite"],
+    **LEARNING_CHECKS,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class CheckConfigs:
+    """The settings of every check, under its kind."""
+
+    missing_gradient_sync: MissingGradientSyncConfig = field(default_factory=MissingGradientSyncConfig)
+    replica_desync: ReplicaDesyncConfig = field(default_factory=ReplicaDesyncConfig)
+    rank_lost: RankLostConfig = field(default_factory=RankLostConfig)
+    hang: HangConfig = field(default_factory=HangConfig)
+    straggler: StragglerConfig = field(default_factory=StragglerConfig)
+    plateau: PlateauConfig = field(default_factory=PlateauConfig)
+    slow_convergence: SlowConvergenceConfig = field(default_factory=SlowConvergenceConfig)
+    oscillation: OscillationConfig = field(default_factory=OscillationConfig)
+    divergence: DivergenceConfig = field(default_factory=DivergenceConfig)
+    loss_spike: LossSpikeConfig = field(default_factory=LossSpikeConfig)
+    non_finite: NonFiniteConfig = field(default_factory=NonFiniteConfig)
+    overfitting: OverfittingConfig = field(default_factory=OverfittingConfig)
+    eval_plateau: EvalPlateauConfig = field(default_factory=EvalPlateauConfig)
+
+    @staticmethod
+    def names() -> tuple[str, ...]:
+        """All kinds that are checked."""
+        return tuple(CHECKS)
+
+    def build(self) -> dict[str, Check]:
+        """One fresh check a kind."""
+        configured = {f.name for f in fields(self)}
+        return {
+            kind: make(config=getattr(self, kind)) if kind in configured else make()
+            for kind, make in CHECKS.items()
+        }
+
+
+__all__ = ["CHECKS", "CheckConfigs"]

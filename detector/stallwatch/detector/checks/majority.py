@@ -1,0 +1,34 @@
+"""Who deviates: ranks that should agree bit for bit, split by what they hold."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+Prints = NDArray[np.int64] | NDArray[np.uint64]
+
+
+def deviating(ranks: tuple[int, ...], prints: Prints) -> tuple[int, ...]:
+    """The ranks that do not hold what the majority holds; all of them when there is no majority.
+
+    Args:
+        ranks: The ranks that the rows of `prints` belong to.
+        prints: Fingerprints, one value or one row of values a rank.
+
+    >>> import numpy as np
+    >>> deviating((0, 1, 2, 3), np.array([7, 7, 5, 7]))
+    (2,)
+    >>> deviating((0, 1), np.array([7, 5]))
+    (0, 1)
+    >>> deviating((0, 1, 2), np.array([[1, 2], [1, 2], [1, 2]]))
+    ()
+    """
+    _, group, sizes = np.unique(prints, axis=0, return_inverse=True, return_counts=True)
+    largest = int(sizes.argmax())
+    if sizes.size == 1:
+        return ()
+    if 2 * sizes[largest] <= len(ranks):
+        return ranks
+    return tuple(
+        rank for rank, member in zip(ranks, group.ravel().tolist(), strict=True) if member != largest
+    )

@@ -1,0 +1,180 @@
+"""The parameters of the replicas differ."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+import numpy as np
+
+from stallwatch.detector.checks.majority import deviating
+from stallwatch.detector.checks.wording import names_text, ranks_text
+from stallwatch.detector.core.inputs import Parallelism
+from stallwatch.detector.core.observations import AttemptObservation, StepObservation
+from stallwatch.detector.core.sampled import SampledObservation
+from stallwatch.detector.core.verdicts import Verdict
+
+
+@dataclass(frozen=True, slots=True)
+class ReplicaDesyncConfig:
+    """Settings of the replica desynchronisation check."""
+
+    resolve_samples: int = 2
+    """Sampled steps in a row with equal parameters that resolve the finding."""
+
+    def __post_init__(self) -> None:
+        if self.resolve_samples < 1:
+            raise ValueError(f"resolve_samples must be at least 1, not {self.resolve_samples}")
+
+
+@dataclass(slots=True)
+class ReplicaDesync:
+    """Finds replicas whose parameters are not bit for bit the same: between which steps, which ranks, which blocks.
+
+    Parameters are compared on sampled steps only, so the onset is known as an interval: after the last sampled step with
+    equal parameters, up to the first with differing ones. Equal gradients do not help replicas that differ: nothing in DDP
+    brings them together again.
+
+    It cannot tell a bit flip from a weight that a script changed, and does not judge buffers, which may differ by design;
+    sharded and deliberately local training are left alone, and blocks with a NaN are not compared.
+    """
+
+    kind: ClassVar[str] = "replica_desync"
+    consumes: ClassVar[tuple[type, ...]] = (SampledObservation, StepObservation, AttemptObservation)
+
+    config: ReplicaDesyncConfig = field(default_factory=ReplicaDesyncConfig)
+    first_step: int = -1
+    """First step of this attempt: replicas start out equal, DDP sees to it."""
+    equal_step: int = -1
+    """Last sampled step with equal parameters."""
+    equal_samples: int = 0
+    differing_gradients: int = 0
+    """Steps since then on which the ranks' gradients differed."""
+    firing: bool = False
+    low: int = -1
+    high: int = -1
+    """The onset lies in [low, high]."""
+    named: tuple[int, ...] = ()
+    layers: tuple[str, ...] = ()
+
+    def update(self, observation: object) -> Verdict | None:
+        """Take one observation."""
+        if isinstance(observation, StepObservation):
+            if self.first_step < 0:
+                self.first_step = observation.step
+            prints = observation.gradient_fingerprint
+            known = prints[prints != -1]
+            if known.size > 1 and observation.sync_expected and bool((known != known[0]).any()):
+                self.differing_gradients += 1
+            return None
+        if isinstance(observation, SampledObservation):
+            return self._compare(observation)
+        if isinstance(observation, AttemptObservation):
+            self.first_step = observation.step
+            self.equal_step = self.low = self.high = -1
+            self.equal_samples = self.differing_gradients = 0
+            self.firing, self.named, self.layers = False, (), ()
+        return None
+
+    def _compare(self, sample: SampledObservation) -> Verdict | None:
+        if sample.parallelism is not Parallelism.DATA_PARALLEL or len(sample.parameter_ranks) < 2:
+            return None
+        prints = sample.parameter_fingerprints
+        differ = (prints != prints[0]).any(axis=0)
+        for block in sample.any_non_finite():
+            if block < differ.size:
+                differ[block] = False
+        if not differ.any():
+            return self._equal(sample.step)
+        if not np.isfinite(sample.parameter_square).all():
+            return None
+        self.equal_samples = 0
+        blocks = np.flatnonzero(differ)
+        ranks = deviating(sample.parameter_ranks, prints[:, blocks])
+        layers = tuple(sample.blocks[block] for block in blocks)
+        if self.firing and ranks == self.named and layers == self.layers:
+            return None
+        if not self.firing:
+            self.firing = True
+            self.low = max(self.equal_step + 1, self.first_step, 0)
+            self.high = max(sample.step, self.low)
+        self.named, self.layers = ranks, layers
+        return self._verdict(sample, len(blocks) / differ.size)
+
+    def _equal(self, step: int) -> Verdict | None:
+        self.equal_step = step
+        self.equal_samples += 1
+        self.differing_gradients = 0
+        if not self.firing or self.equal_samples < self.config.resolve_samples:
+            return None
+        self.firing = False
+        return Verdict(
+            kind=self.kind,
+            firing=False,
+            step=step,
+            since_step=(self.low + self.high) // 2,
+            reason=f"Parameters have been equal again on {self.equal_samples} sampled steps, up to step {step:,}.",
+            ranks=self.named,
+            layers=self.layers,
+        )
+
+    def _verdict(self, sample: SampledObservation, share: float) -> Verdict:
+        when = (
+            f"at step {self.low:,}"
+            if self.low == self.high
+            else f"between steps {self.low:,} and {self.high:,}"
+        )
+        majority = len(self.named) < len(sample.parameter_ranks)
+        who = (
+            f"{ranks_text(self.named)} left the majority"
+            if majority
+            else f"{ranks_text(self.named)} hold different parameters"
+        )
+        part = (
+            "all blocks"
+            if share == 1
+            else f"{names_text(self.layers)} ({len(self.layers)} of {len(sample.blocks)} blocks)"
+        )
+        gradients = (
+            f", although gradients were the same on all but {self.differing_gradients} steps"
+            if self.differing_gradients
+            else ", although their gradients were the same"
+        )
+        buffers = sample.buffer_fingerprint[sample.buffer_fingerprint != 0]
+        good = self.named and majority
+        source = next(
+            (rank for rank in sample.parameter_ranks if rank not in self.named), sample.parameter_ranks[0]
+        )
+        repair = (
+            f"Copy the parameters and optimizer state of rank {source} to {ranks_text(self.named)} (broadcast), or restart "
+            f"from a checkpoint from before step {self.low:,}."
+            if good
+            else f"Restart from a checkpoint from before step {self.low:,}: there is no majority to tell which copy is right."
+        )
+        return Verdict(
+            kind=self.kind,
+            firing=True,
+            step=sample.step,
+            since_step=(self.low + self.high) // 2,
+            since_step_error=(self.high - self.low) / 2,
+            confidence=0.99,
+            score=float(len(self.layers)),
+            threshold=0.0,
+            reason=f"Replicas differ: {who} {when}, in {part}{gradients}.",
+            evidence={
+                "last_equal_step": self.equal_step,
+                "first_differing_step": self.high,
+                "blocks_differing": len(self.layers),
+                "blocks": len(sample.blocks),
+                "steps_with_differing_gradients": self.differing_gradients,
+                "buffers_differ": bool(buffers.size > 1 and (buffers != buffers[0]).any()),
+            },
+            advice=(
+                repair,
+                (f"Look for code that changes weights on {ranks_text(self.named)} only, around steps {self.low:,} to "
+                f"{self.high:,}: loading, re-initialising, a skipped optimizer step; a single block and a single rank point "
+                "to faulty hardware."),
+            ),
+            ranks=self.named,
+            layers=self.layers,
+        )

@@ -1,0 +1,83 @@
+"""The service's JSON API, as the commands read it."""
+
+from __future__ import annotations
+
+import json
+import urllib.error
+import urllib.request
+from typing import Annotated, Any
+from urllib.parse import quote, urlsplit
+
+import typer
+
+from stallwatch.detector.errors import UsageError
+
+TIMEOUT_SECONDS = 10.0
+DEFAULT_SERVER = "http://127.0.0.1:9847"
+_WORTH_EXIT_CODE = frozenset({"warning", "critical"})
+
+ServerOption = Annotated[
+    str,
+    typer.Option(
+        "--server", envvar="STALLWATCH_SERVER", metavar="URL", help="Where the detector listens for HTTP."
+    ),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+class UnreachableError(UsageError):
+    """Nothing answers at the server's address."""
+
+
+class Server:
+    """One detector."""
+
+    def __init__(self, url: str) -> None:
+        parts = urlsplit(url)
+        if parts.scheme not in {"http", "https"} or not parts.netloc:
+            raise UsageError(f"--server {url} is not an address: give it like {DEFAULT_SERVER}")
+        self.url = url.rstrip("/")
+
+    def runs(self) -> list[dict[str, Any]]:
+        """All runs, the latest first."""
+        runs: list[dict[str, Any]] = self._get("/api/v1/runs")["runs"]
+        return runs
+
+    def run(self, run: str) -> dict[str, Any]:
+        """One run; `UsageError` when there is none of that name."""
+        answer: dict[str, Any] = self._get(f"/api/v1/runs/{quote(run, safe='')}")
+        return answer
+
+    def findings(self, run: str) -> list[dict[str, Any]]:
+        """All findings of a run."""
+        path = f"/api/v1/runs/{quote(run, safe='')}/findings?status=all"
+        findings: list[dict[str, Any]] = self._get(path)["findings"]
+        return findings
+
+    def _get(self, path: str) -> Any:
+        try:
+            with urllib.request.urlopen(self.url + path, timeout=TIMEOUT_SECONDS) as answer:  # noqa: S310  checked above
+                return json.load(answer)
+        except urllib.error.HTTPError as error:
+            raise UsageError(_said(error)) from None
+        except (OSError, ValueError) as error:
+            reason = getattr(error, "reason", error)
+            raise UnreachableError(
+                f"no detector answers at {self.url} ({reason}): start one with `stallwatch serve`, "
+                "or say with --server or STALLWATCH_SERVER where it is"
+            ) from None
+
+
+def is_worrying(findings: list[dict[str, Any]]) -> bool:
+    """Whether a firing finding is of severity warning or above."""
+    return any(
+        finding["status"] == "firing" and finding["severity"] in _WORTH_EXIT_CODE for finding in findings
+    )
+
+
+def _said(error: urllib.error.HTTPError) -> str:
+    try:
+        message: str = json.load(error)["error"]["message"]
+    except (ValueError, KeyError, TypeError):
+        return f"{error.url} answered {error.code} {error.reason}: is it a Stallwatch detector?"
+    return message

@@ -1,0 +1,49 @@
+"""Observations of sampled steps: what costs a pass over gradients or parameters, aligned over ranks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stallwatch.detector.core.inputs import Parallelism
+from stallwatch.detector.core.observations import Floats, Integers
+
+Fingerprints = NDArray[np.uint64]
+
+
+@dataclass(frozen=True, slots=True)
+class SampledObservation:
+    """The sampled records of one step over all ranks that sent one; arrays are indexed like `ranks`."""
+
+    step: int
+    attempt: int
+    world_size: int
+    ranks: tuple[int, ...]
+    parallelism: Parallelism
+    blocks: tuple[str, ...]
+    """Names of the blocks that fingerprints are indexed by, the columns of the two arrays below."""
+    gradient_fingerprints: Fingerprints
+    """Of the gradients the optimizer saw, shape (ranks with some, blocks); see `gradient_ranks`."""
+    gradient_ranks: tuple[int, ...]
+    """The ranks that the rows of `gradient_fingerprints` belong to."""
+    parameter_fingerprints: Fingerprints
+    """Of the parameters after the step, shape (ranks with some, blocks); see `parameter_ranks`."""
+    parameter_ranks: tuple[int, ...]
+    local_gradient_square: Floats
+    """Squared norm of this rank's gradient before it was averaged, shape (ranks,); NaN when unknown."""
+    reduced_gradient_square: Floats
+    update_square: Floats
+    parameter_square: Floats
+    samples: Floats
+    """Samples behind each rank's gradient, shape (ranks,)."""
+    optimizer_state_step: Integers
+    buffer_fingerprint: Fingerprints
+    """0 without buffers; buffers may differ legitimately."""
+    non_finite_blocks: tuple[tuple[int, ...], ...]
+    """Per rank, the indices of the blocks whose gradient held a NaN or an infinity."""
+
+    def any_non_finite(self) -> frozenset[int]:
+        """The blocks that held a NaN or an infinity on any rank: their bits say nothing about agreement."""
+        return frozenset(block for blocks in self.non_finite_blocks for block in blocks)

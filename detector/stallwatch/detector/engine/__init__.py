@@ -1,0 +1,1 @@
+"""The analyzers: one Ray actor a run, restored from the store when it restarts."""

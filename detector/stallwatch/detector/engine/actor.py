@@ -1,0 +1,207 @@
+"""The analyzer of one run: the pure analysis, with a life. Ray runs it as an actor, restarts it, and it restores itself."""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+import uuid
+from collections.abc import Sequence
+from pathlib import Path
+
+from stallwatch.detector.analysis.config import AnalysisConfig
+from stallwatch.detector.analysis.run import RunAnalysis
+from stallwatch.detector.analysis.series import SeriesPoint
+from stallwatch.detector.core.findings import Finding
+from stallwatch.detector.engine import snapshot
+from stallwatch.detector.engine.apply import apply
+from stallwatch.detector.engine.messages import AnalyzerSettings, IngestResult, PollResult, Progress, RankKey
+from stallwatch.detector.engine.recording import Recorder
+from stallwatch.detector.errors import StoreError
+from stallwatch.detector.store import Store
+from stallwatch.v1 import analyzer_pb2
+
+SNAPSHOT_SHARE = 0.05
+"""Snapshots may take at most this share of the time: long ones are taken less often."""
+
+log = logging.getLogger(__name__)
+
+
+class RunAnalyzer:
+    """Applies inputs one after another, and saves the analysis together with what it has accepted.
+
+    Exactly once: what a batch did to the analysis and the fact that it was accepted are in one snapshot. After a restart
+    both are as the last snapshot says, and agents send again what came after it.
+    """
+
+    def __init__(self, run: str, settings: AnalyzerSettings, config: AnalysisConfig | None = None) -> None:
+        self.run = run
+        self.settings = settings
+        self.config = config or AnalysisConfig()
+        self.generation = uuid.uuid4().hex
+        self._store = Store(settings.store_url)
+        self._durable: dict[RankKey, int] = {}
+        self._unsaved: dict[str, Finding] = {}
+        self._unpolled: dict[str, Finding] = {}
+        self._now = 0.0
+        self._heard_at = 0.0
+        self._dirty = False
+        self._next_snapshot_at = 0.0
+        self._snapshots = self._snapshot_failures = self._snapshot_bytes = 0
+        self._snapshot_seconds = 0.0
+        self._analysis, resume_at, restored = self._restore()
+        self._recorder = (
+            Recorder(Path(settings.record_directory), run, resume_at, restored=restored)
+            if settings.record_directory
+            else None
+        )
+
+    def describe(self) -> tuple[str, str]:
+        """The generation, and the version of the code that runs here."""
+        return self.generation, self.settings.version
+
+    def ingest(self, generation: str, inputs: Sequence[bytes]) -> IngestResult:
+        """Apply serialized `AnalyzerInput`s that were meant for this generation, in order."""
+        if generation != self.generation:
+            return IngestResult(self.generation, applied=False)
+        started = time.perf_counter()
+        touched: dict[RankKey, None] = {}
+        duplicates = failures = 0
+        for data in inputs:
+            item = analyzer_pb2.AnalyzerInput.FromString(data)
+            key = (item.rank, item.incarnation)
+            touched[key] = None
+            self._heard_at = max(self._heard_at, item.received_unix_seconds)
+            if key not in self._durable:
+                # First heard of since the restore: what is known of it came out of the snapshot.
+                self._durable[key] = self._analysis.accepted_sequence(*key)
+            outcome = self._apply(item)
+            duplicates += outcome is False
+            failures += outcome is None
+        self._collect_changes()
+        return IngestResult(
+            self.generation,
+            applied=True,
+            progress=tuple(self._progress(key) for key in touched),
+            changes=self._take_unpolled(),
+            duplicates=duplicates,
+            failures=failures,
+            seconds=time.perf_counter() - started,
+        )
+
+    def poll(self, now: float) -> PollResult:
+        """Let time pass, save when it is due, and show the run."""
+        self._apply(analyzer_pb2.AnalyzerInput(received_unix_seconds=now, tick=analyzer_pb2.Tick()))
+        self._collect_changes()
+        durable: tuple[Progress, ...] = ()
+        if self._dirty and time.monotonic() >= self._next_snapshot_at:
+            durable = self._save()
+        return self._show(durable)
+
+    def flush(self) -> PollResult:
+        """Save now, whatever was saved when."""
+        return self._show(self._save() if self._dirty else ())
+
+    def series_names(self) -> tuple[str, ...]:
+        """The series that `series` knows."""
+        return self._analysis.series_names()
+
+    def series(self, name: str, from_step: int | None, to_step: int | None, points: int) -> list[SeriesPoint]:
+        """At most `points` points of a series."""
+        return self._analysis.series(name, from_step, to_step, points)
+
+    def close(self) -> None:
+        """Save, and let go of files and connections."""
+        self.flush()
+        if self._recorder is not None:
+            self._recorder.close()
+        self._store.close()
+
+    def _apply(self, item: analyzer_pb2.AnalyzerInput) -> bool | None:
+        """False for a duplicate; None when the analysis failed on it: one bad input must not end the watch over a run."""
+        # Gateways have clocks of their own; for the analysis time does not go back.
+        self._now = item.received_unix_seconds = max(self._now, item.received_unix_seconds)
+        if self._recorder is not None:
+            self._recorder.write(item.SerializeToString())
+        # Ticks alone are not worth a snapshot: after a restore they come again.
+        self._dirty = self._dirty or item.WhichOneof("input") != "tick"
+        try:
+            return apply(self._analysis, item)
+        except Exception:
+            log.exception("run %s: the analysis failed on a %s", self.run, item.WhichOneof("input"))
+            return None
+
+    def _restore(self) -> tuple[RunAnalysis, int | None, bool]:
+        for stored in self._store.snapshots(self.run):
+            try:
+                analysis = snapshot.decode(stored.data, self.config)
+            except Exception as error:
+                log.error("run %s: snapshot %d is set aside: %s", self.run, stored.id, error)  # noqa: TRY400
+                self._store.set_aside(stored)
+                continue
+            self._heard_at = self._now = analysis.view().updated_at
+            return analysis, stored.recording_bytes, True
+        return RunAnalysis(self.run, self.config), None, False
+
+    def _collect_changes(self) -> None:
+        for finding in self._analysis.changes():
+            self._dirty = True
+            self._unsaved[finding.id] = finding
+            self._unpolled[finding.id] = finding
+
+    def _take_unpolled(self) -> tuple[Finding, ...]:
+        changes = tuple(self._unpolled.values())
+        self._unpolled.clear()
+        return changes
+
+    def _progress(self, key: RankKey) -> Progress:
+        return Progress(*key, self._analysis.accepted_sequence(*key), self._durable[key])
+
+    def _save(self) -> tuple[Progress, ...]:
+        started = time.perf_counter()
+        try:
+            recorded = self._recorder.flush() if self._recorder is not None else None
+            data = snapshot.encode(self._analysis)
+            self._store.save(
+                self._analysis.view(),
+                data,
+                self._unsaved.values(),
+                taken_at=self._now,
+                recording_bytes=recorded,
+            )
+        except (StoreError, OSError) as error:
+            # Agents keep what is not durable, so a store that is away for a while costs nothing but their buffers.
+            self._snapshot_failures += 1
+            self._next_snapshot_at = time.monotonic() + self.settings.snapshot_seconds
+            log.error("run %s: no snapshot: %s", self.run, error)  # noqa: TRY400  no bug of ours
+            return ()
+        self._unsaved.clear()
+        self._dirty = False
+        self._snapshots += 1
+        self._snapshot_bytes = len(data)
+        self._snapshot_seconds = time.perf_counter() - started
+        pause = max(self.settings.snapshot_seconds, self._snapshot_seconds / SNAPSHOT_SHARE)
+        # Polls come at a steady pace: a little early is better than one pace late.
+        self._next_snapshot_at = time.monotonic() + 0.9 * pause
+        moved = []
+        for key, known in self._durable.items():
+            accepted = self._analysis.accepted_sequence(*key)
+            if accepted != known:
+                self._durable[key] = accepted
+                moved.append(Progress(*key, accepted, accepted))
+        return tuple(moved)
+
+    def _show(self, durable: tuple[Progress, ...]) -> PollResult:
+        return PollResult(
+            generation=self.generation,
+            view=self._analysis.view(),
+            ranks=self._analysis.ranks(),
+            findings=self._analysis.findings(),
+            changes=self._take_unpolled(),
+            durable=durable,
+            snapshots=self._snapshots,
+            snapshot_failures=self._snapshot_failures,
+            snapshot_bytes=self._snapshot_bytes,
+            snapshot_seconds=self._snapshot_seconds,
+            idle_seconds=self._now - self._heard_at if self._heard_at else math.inf,
+        )

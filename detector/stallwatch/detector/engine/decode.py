@@ -1,0 +1,165 @@
+"""From the wire to the inputs of the analysis. What arrives here was validated."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stallwatch.detector.core.inputs import (
+    Dropped,
+    EvaluationPoint,
+    Event,
+    Parallelism,
+    Phase,
+    RankBatch,
+    RankHeartbeat,
+    RankHello,
+    SampledRecord,
+    StepBlock,
+)
+from stallwatch.v1 import telemetry_pb2 as pb
+
+_DROP_REASONS = {
+    pb.DROP_REASON_BUFFER_FULL: "buffer_full",
+    pb.DROP_REASON_INVALID_VALUE: "invalid_value",
+    pb.DROP_REASON_INTERNAL_ERROR: "internal_error",
+    pb.DROP_REASON_REJECTED: "rejected",
+}
+
+
+def decode_hello(hello: pb.Hello) -> RankHello:
+    """Who speaks."""
+    return RankHello(
+        run=hello.run,
+        rank=hello.rank,
+        world_size=hello.world_size,
+        incarnation=hello.incarnation,
+        group=hello.group,
+        local_rank=hello.local_rank,
+        local_world_size=hello.local_world_size,
+        node_rank=hello.node_rank,
+        hostname=hello.hostname,
+        pid=hello.pid,
+        restart_count=hello.restart_count,
+        launch_id=hello.launch_id,
+        agent_version=hello.agent_version,
+        torch_version=hello.torch_version,
+        python_version=hello.python_version,
+        backend=hello.backend,
+        device=hello.device,
+        parallelism=_known(Parallelism, hello.parallelism),
+        model=hello.model,
+        optimizer=hello.optimizer,
+        parameters=hello.parameters,
+        trainable_parameters=hello.trainable_parameters,
+        first_step=hello.first_step,
+        sample_period=hello.sample_period,
+        dataset_size=hello.dataset_size,
+        base_learning_rate=hello.base_learning_rate,
+        base_batch_size=hello.base_batch_size,
+        blocks=tuple(hello.blocks),
+        local_steps=hello.local_steps,
+        total_steps=hello.total_steps,
+    )
+
+
+def decode_batch(batch: pb.Batch) -> RankBatch:
+    """One batch, its columns as arrays."""
+    return RankBatch(
+        sequence=batch.sequence,
+        steps=_steps(batch.steps) if batch.steps.step else None,
+        samples=tuple(_sampled(record) for record in batch.samples),
+        evaluations=tuple(
+            EvaluationPoint(point.step, point.loss, point.samples, dict(sorted(point.metrics.items())))
+            for point in batch.evaluations
+        ),
+        events=tuple(
+            Event(happening.step, happening.kind, happening.text, happening.automatic)
+            for happening in batch.events
+        ),
+        dropped=tuple(
+            Dropped(
+                _DROP_REASONS.get(dropped.reason, "unknown"),
+                dropped.count,
+                dropped.first_step,
+                dropped.last_step,
+            )
+            for dropped in batch.dropped
+        ),
+    )
+
+
+def decode_heartbeat(beat: pb.Heartbeat) -> RankHeartbeat:
+    """One sign of life."""
+    agent = beat.agent
+    return RankHeartbeat(
+        phase=_known(Phase, beat.phase),
+        phase_seconds=beat.phase_seconds,
+        last_step=beat.last_step,
+        ddp_iteration=beat.ddp_iteration,
+        collectives=beat.collectives,
+        stack=beat.stack,
+        training_thread_seconds=agent.training_thread_seconds,
+        background_seconds=agent.background_seconds,
+        buffered_batches=agent.buffered_batches,
+        buffered_bytes=agent.buffered_bytes,
+        dropped_steps=agent.dropped_steps,
+        reconnects=agent.reconnects,
+        sample_period=agent.sample_period,
+    )
+
+
+def _steps(steps: pb.StepBatch) -> StepBlock:
+    count = len(steps.step)
+
+    def floats(column: Sequence[float]) -> NDArray[np.float64]:
+        return np.array(column, dtype=np.float64) if column else np.full(count, np.nan)
+
+    def durations(column: Sequence[float]) -> NDArray[np.float64]:
+        return np.maximum(floats(column), 0.0)
+
+    def integers(column: Sequence[int], unknown: int) -> NDArray[np.int64]:
+        return np.array(column, dtype=np.int64) if column else np.full(count, unknown, dtype=np.int64)
+
+    groups = steps.learning_rate_groups if steps.learning_rate else 0
+    return StepBlock(
+        step=np.array(steps.step, dtype=np.int64),
+        loss_sum=floats(steps.loss_sum),
+        samples=floats(steps.samples) if steps.samples else np.zeros(count),
+        micro_batches=integers(steps.micro_batches, -1),
+        learning_rate=np.array(steps.learning_rate, dtype=np.float64).reshape(count, groups),
+        step_seconds=durations(steps.step_seconds),
+        input_seconds=durations(steps.input_seconds),
+        forward_seconds=durations(steps.forward_seconds),
+        backward_seconds=durations(steps.backward_seconds),
+        sync_seconds=durations(steps.sync_seconds),
+        optimizer_seconds=durations(steps.optimizer_seconds),
+        ddp_iteration=integers(steps.ddp_iteration, -1),
+        collectives=integers(steps.collectives, -1),
+        gradient_fingerprint=integers(steps.gradient_fingerprint, -1),
+        optimizer_steps=integers(steps.optimizer_steps, -1),
+    )
+
+
+def _sampled(record: pb.SampledRecord) -> SampledRecord:
+    return SampledRecord(
+        step=record.step,
+        local_gradient_square=record.local_gradient_square,
+        reduced_gradient_square=record.reduced_gradient_square,
+        update_square=record.update_square,
+        parameter_square=record.parameter_square,
+        gradient_fingerprints=tuple(record.gradient_fingerprints),
+        parameter_fingerprints=tuple(record.parameter_fingerprints),
+        buffer_fingerprint=record.buffer_fingerprint,
+        non_finite_blocks=tuple(record.non_finite_blocks),
+        optimizer_state_step=record.optimizer_state_step,
+        samples=record.samples,
+    )
+
+
+def _known(kinds: Any, value: int) -> Any:
+    """The member of that number; an agent of a newer minor version may send one that does not exist here."""
+    return kinds(value) if value in {kind.value for kind in kinds} else kinds(0)

@@ -1,0 +1,124 @@
+"""Snapshots of a run's analysis: encode its whole state, decode it to go on exactly where it was.
+
+The state consists of dataclasses of plain values and numpy arrays, so one generic codec serves all of it, checks of third
+parties included. Each signal and check is stored under its name and decoded as the class that the present configuration
+has under that name: one that is new starts afresh, one that is gone is ignored. Settings are not stored.
+
+Layout: magic, format version (2 bytes), length (8 bytes) and SHA-256 of the body, then the body as msgpack.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import struct
+from dataclasses import fields
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from stallwatch.detector.analysis.config import AnalysisConfig
+from stallwatch.detector.analysis.run import RunAnalysis
+from stallwatch.detector.analysis.state import RunState
+
+_MAGIC = b"STALLWATCH"
+_VERSION = 1
+_HEADER = struct.Struct(f">{len(_MAGIC)}sHQ32s")
+_CONFIG = "config"
+
+
+class SnapshotError(ValueError):
+    """The bytes are no snapshot that this version can read; the message says why."""
+
+
+class _Body(msgspec.Struct):
+    state: RunState
+    signals: dict[str, msgspec.Raw]
+    checks: dict[str, msgspec.Raw]
+
+
+def encode(analysis: RunAnalysis) -> bytes:
+    """The whole state of the analysis."""
+    analysis.settle()
+    pipeline = analysis.pipeline
+    body = _ENCODER.encode(
+        _Body(
+            state=analysis.state,
+            signals={name: msgspec.Raw(encode_part(part)) for name, part in pipeline.signals.items()},
+            checks={name: msgspec.Raw(encode_part(part)) for name, part in pipeline.checks.items()},
+        )
+    )
+    return _HEADER.pack(_MAGIC, _VERSION, len(body), hashlib.sha256(body).digest()) + body
+
+
+def decode(data: bytes, config: AnalysisConfig | None = None) -> RunAnalysis:
+    """An analysis that goes on exactly where the encoded one was.
+
+    Raises:
+        SnapshotError: The data is torn, corrupt, of another version, or does not fit the classes of this one.
+    """
+    if len(data) < _HEADER.size:
+        raise SnapshotError(f"a snapshot has at least {_HEADER.size} bytes, this has {len(data)}")
+    magic, version, length, digest = _HEADER.unpack_from(data)
+    if magic != _MAGIC:
+        raise SnapshotError("not a snapshot: it does not begin with the right bytes")
+    if version != _VERSION:
+        raise SnapshotError(f"snapshot of format {version}; this version reads format {_VERSION}")
+    body = memoryview(data)[_HEADER.size :]
+    if len(body) != length:
+        raise SnapshotError(f"torn snapshot: {len(body)} of {length} bytes are there")
+    if hashlib.sha256(body).digest() != digest:
+        raise SnapshotError("corrupt snapshot: its checksum does not match")
+    try:
+        parts = _DECODER.decode(body)
+        analysis = RunAnalysis(parts.state.run, config)
+        analysis.state = parts.state
+        pipeline = analysis.pipeline
+        for stored, live in ((parts.signals, pipeline.signals), (parts.checks, pipeline.checks)):
+            _restore(stored, live)
+        analysis.declare()
+    except (msgspec.MsgspecError, TypeError, ValueError, KeyError) as error:
+        raise SnapshotError(f"snapshot does not fit this version: {error}") from error
+    return analysis
+
+
+def encode_part(part: object) -> bytes:
+    """One signal or check, without its settings."""
+    state = {f.name: getattr(part, f.name) for f in fields(part) if f.name != _CONFIG}  # type: ignore[arg-type]
+    return _ENCODER.encode(state)
+
+
+def decode_part(data: bytes | msgspec.Raw, like: object) -> Any:
+    """One signal or check of the class and with the settings of `like`."""
+    part = msgspec.msgpack.decode(data, type=type(like), dec_hook=_from_plain)
+    config = getattr(like, _CONFIG, None)
+    if config is not None:
+        part.config = config
+    return part
+
+
+def _restore(stored: dict[str, msgspec.Raw], live: dict[str, Any]) -> None:
+    for name, fresh in live.items():
+        if name in stored:
+            live[name] = decode_part(stored[name], fresh)
+
+
+def _to_plain(value: object) -> object:
+    if isinstance(value, np.ndarray):
+        return {"dtype": value.dtype.str, "shape": value.shape, "data": value.tobytes()}
+    if isinstance(value, np.generic):
+        return value.item()
+    raise NotImplementedError(f"state holds a {type(value).__name__}, which no snapshot can hold")
+
+
+def _from_plain(wanted: type, value: Any) -> object:
+    if getattr(wanted, "__origin__", wanted) is not np.ndarray:
+        raise NotImplementedError(f"state holds a {wanted}, which no snapshot can hold")
+    dtype = np.dtype(value["dtype"])
+    if dtype.kind not in "biuf":
+        raise ValueError(f"an array of {dtype} is none of ours")
+    return np.frombuffer(value["data"], dtype).reshape(value["shape"]).copy()
+
+
+_ENCODER = msgspec.msgpack.Encoder(enc_hook=_to_plain)
+_DECODER = msgspec.msgpack.Decoder(_Body, dec_hook=_from_plain)

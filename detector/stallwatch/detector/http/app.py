@@ -1,0 +1,89 @@
+"""The one HTTP application: page, API, metrics and probes."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Awaitable, Callable
+
+from prometheus_client import CollectorRegistry
+from prometheus_client.exposition import choose_encoder
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.middleware.gzip import GZipMiddleware
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, PlainTextResponse, Response
+from starlette.routing import Route
+
+from stallwatch.detector.errors import AnalyzerLostError, StoreError
+from stallwatch.detector.http.api import RUNS_PATH, Api, ReadModel, error_response
+from stallwatch.detector.http.collector import Exposed, StallwatchCollector
+from stallwatch.detector.http.page import render_page
+from stallwatch.detector.http.query import QueryError
+
+COMPRESSED_FROM_BYTES = 1024
+
+
+def create_app(
+    model: ReadModel, expose: Callable[[], Exposed], problems: Callable[[], Awaitable[list[str]]]
+) -> Starlette:
+    """The application; `problems` says what keeps the service from being ready."""
+    registry = CollectorRegistry()
+    registry.register(StallwatchCollector(expose))
+    api = Api(model)
+
+    async def page(_request: Request) -> Response:
+        return HTMLResponse(render_page(await model.views(), time.time()))
+
+    async def metrics(request: Request) -> Response:
+        encode, content_type = choose_encoder(request.headers.get("accept", ""))
+        return Response(encode(registry), headers={"content-type": content_type})
+
+    async def live(_request: Request) -> Response:
+        return PlainTextResponse("ok\n")
+
+    async def ready(_request: Request) -> Response:
+        found = await problems()
+        return PlainTextResponse("\n".join(found or ["ok"]) + "\n", status_code=503 if found else 200)
+
+    return Starlette(
+        routes=[
+            Route("/", page),
+            Route("/metrics", metrics),
+            Route("/livez", live),
+            Route("/readyz", ready),
+            Route(RUNS_PATH, api.list_runs),
+            Route(RUNS_PATH + "/{rest:path}", api.get_run),
+        ],
+        middleware=[Middleware(GZipMiddleware, minimum_size=COMPRESSED_FROM_BYTES)],
+        exception_handlers={
+            QueryError: _query_error,
+            HTTPException: _http_error,
+            AnalyzerLostError: _unavailable,
+            StoreError: _unavailable,
+            Exception: _internal_error,
+        },
+    )
+
+
+async def _query_error(_request: Request, error: Exception) -> Response:
+    assert isinstance(error, QueryError)
+    return error_response(error.status, error.code, str(error), error.field)
+
+
+async def _http_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    if error.status_code == 404:
+        return error_response(
+            404, "not_found", f"there is nothing at {request.url.path}: the API is at {RUNS_PATH}"
+        )
+    headers = dict(error.headers) if error.headers else None
+    return error_response(error.status_code, "http_error", error.detail, headers=headers)
+
+
+async def _unavailable(_request: Request, error: Exception) -> Response:
+    return error_response(503, "unavailable", f"{error}: try again in a moment", headers={"retry-after": "1"})
+
+
+async def _internal_error(_request: Request, _error: Exception) -> Response:
+    return error_response(500, "internal_error", "the detector failed on this request: its log says why")

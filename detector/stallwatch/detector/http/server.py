@@ -1,0 +1,68 @@
+"""Uvicorn in the service's own event loop, without its hands on signals."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import Iterator
+
+import uvicorn
+from starlette.applications import Starlette
+
+from stallwatch.detector.errors import UsageError
+
+GRACE_SECONDS = 2
+
+
+class _Server(uvicorn.Server):
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """The service decides what a signal means."""
+        yield
+
+
+class HttpServer:
+    """Listens from `bind` on, serves from `start` to `stop`."""
+
+    def __init__(self, app: Starlette) -> None:
+        config = uvicorn.Config(
+            app,
+            log_config=None,
+            access_log=False,
+            lifespan="off",
+            server_header=False,
+            timeout_graceful_shutdown=GRACE_SECONDS,
+        )
+        self._server = _Server(config)
+        self._serving: asyncio.Task[None] | None = None
+
+    async def start(self, bound: socket.socket) -> None:
+        """Serve on a socket that is bound already."""
+        self._serving = asyncio.create_task(self._server.serve(sockets=[bound]), name="http")
+        while not self._server.started and not self._serving.done():  # noqa: ASYNC110  uvicorn has no event for it
+            await asyncio.sleep(0.01)
+
+    async def stop(self) -> None:
+        """Finish what is being answered."""
+        self._server.should_exit = True
+        if self._serving is not None:
+            await self._serving
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """A listening socket; its port is a free one when 0 was asked for."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    bound = socket.socket(family, socket.SOCK_STREAM)
+    bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        bound.bind((host, port))
+        # Without this, a second service could bind the port until the first one listens.
+        bound.listen(128)
+    except (OSError, OverflowError) as error:
+        bound.close()
+        raise UsageError(
+            f"cannot listen on {host}:{port} for HTTP ({error}): choose another --http-port"
+        ) from error
+    bound.setblocking(False)
+    return bound

@@ -1,0 +1,241 @@
+"""Which column plays which role, by its name or because the user said so."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+_EVALUATION = frozenset(
+    {"eval", "evaluation", "val", "valid", "validation", "validate", "dev", "test", "heldout"}
+)
+_TRAINING = frozenset({"train", "training", "tr"})
+_METRICS = frozenset(
+    {
+        "acc",
+        "accuracy",
+        "accuracies",
+        "auc",
+        "auroc",
+        "bleu",
+        "dice",
+        "em",
+        "f1",
+        "iou",
+        "map",
+        "mae",
+        "miou",
+        "mrr",
+    }
+    | {
+        "ndcg",
+        "pixacc",
+        "ppl",
+        "perplexity",
+        "precision",
+        "psnr",
+        "recall",
+        "rouge",
+        "score",
+        "ssim",
+        "top1",
+        "top5",
+    }
+    | {"cer", "wer"}
+)
+# Not losses although they are called so.
+_NOT_A_LOSS = frozenset(
+    {"scale", "scaler", "min", "max", "std", "weight", "weights", "running", "scaling", "best"}
+)
+
+_LOSS = (
+    *("loss", "train_loss", "training_loss", "loss_train", "loss_training", "train_loss_step", "loss_step"),
+    *(
+        "training_loss_step",
+        "train_step_loss",
+        "batch_loss",
+        "total_loss",
+        "train_total_loss",
+        "train_loss_total",
+    ),
+    *("loss_total", "lm_loss", "train_lm_loss", "train_loss_epoch", "training_loss_epoch", "loss_epoch"),
+    *("train_epoch_loss", "epoch_loss", "nll_loss", "train_nll_loss", "train_nll", "nll", "cross_entropy"),
+    *("train_cross_entropy", "ce_loss", "train_ce_loss"),
+)
+_EVALUATION_LOSS = tuple(
+    pattern.format(split)
+    for split in ("eval", "val", "valid", "validation", "evaluation", "dev", "test")
+    for pattern in (
+        "{}_loss",
+        "loss_{}",
+        "{}_loss_epoch",
+        "{}_epoch_loss",
+        "{}_total_loss",
+        "{}_lm_loss",
+        "{}_nll",
+    )
+)
+_STEP = (
+    *(
+        "step",
+        "global_step",
+        "train_global_step",
+        "trainer_global_step",
+        "steps",
+        "train_step",
+        "training_step",
+    ),
+    *("iteration", "iter", "iterations", "iters", "num_updates", "train_num_updates", "update", "updates"),
+    *("current_step", "iter_num", "it", "batch", "batches", "_step"),
+)
+_EPOCH = ("epoch", "train_epoch", "epochs", "current_epoch", "epoch_num", "trainer_epoch", "training_epoch")
+_LEARNING_RATE = (
+    "lr",
+    "learning_rate",
+    "train_lr",
+    "train_learning_rate",
+    "optimizer_lr",
+    "charts_learning_rate",
+)
+_TIME = (
+    *(
+        "_timestamp",
+        "timestamp",
+        "wall_time",
+        "walltime",
+        "time",
+        "datetime",
+        "date",
+        "_runtime",
+        "runtime",
+        "elapsed",
+    ),
+    *("elapsed_time", "time_elapsed", "elapsed_seconds", "relative_time_process", "relative_time_wall"),
+)
+_GRADIENT_NORM = (
+    "grad_norm",
+    "gradient_norm",
+    "train_grad_norm",
+    "train_gradient_norm",
+    "gnorm",
+    "train_gnorm",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """Column names the user gave; None leaves the choice to the names."""
+
+    loss: str | None = None
+    step: str | None = None
+    learning_rate: str | None = None
+    evaluation_loss: str | None = None
+    time: str | None = None
+    epoch: str | None = None
+
+    @property
+    def named(self) -> tuple[tuple[str, str], ...]:
+        """The options given, with their values."""
+        options = (
+            ("--loss", self.loss),
+            ("--step", self.step),
+            ("--lr", self.learning_rate),
+            ("--eval-loss", self.evaluation_loss),
+            ("--time", self.time),
+            ("--epoch", self.epoch),
+        )
+        return tuple((option, value) for option, value in options if value is not None)
+
+
+def plain(name: str) -> str:
+    """The name without its notation: `Train/Loss` and `train.loss` are `train_loss`; W&B's leading `_` stays."""
+    spaced = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name.strip())
+    words = re.sub(r"[^0-9a-z]+", "_", spaced.lower()).strip("_")
+    return f"_{words}" if name.startswith("_") else words
+
+
+def _words(name: str) -> frozenset[str]:
+    return frozenset(plain(name).split("_"))
+
+
+def _ordered(names: Sequence[str], order: Sequence[str]) -> list[str]:
+    by_plain: dict[str, str] = {}
+    for name in names:
+        by_plain.setdefault(plain(name), name)
+    return [by_plain[wanted] for wanted in order if wanted in by_plain]
+
+
+def is_evaluation(name: str) -> bool:
+    """Whether the name speaks of held-out data."""
+    words = _words(name)
+    return bool(words & _EVALUATION) and not words & _TRAINING
+
+
+def is_loss(name: str) -> bool:
+    """Whether the name is that of some loss."""
+    words = _words(name)
+    return any(word.endswith("loss") or word == "nll" for word in words) and not words & _NOT_A_LOSS
+
+
+def is_metric(name: str) -> bool:
+    """Whether the name is that of a target metric, such as an accuracy."""
+    words = _words(name)
+    return bool(words & _METRICS) and not is_loss(name)
+
+
+def loss_candidates(names: Sequence[str]) -> list[str]:
+    """Columns that may be the training loss: known names first, best first, then whatever else is called a loss."""
+    known = _ordered(names, _LOSS)
+    others = [name for name in names if is_loss(name) and not is_evaluation(name) and name not in known]
+    return known + [name for name in others if not _words(name) & _EVALUATION]
+
+
+def is_known_loss(name: str) -> bool:
+    """Whether the name alone says that this is the training loss."""
+    return plain(name) in _LOSS
+
+
+def evaluation_loss_candidates(names: Sequence[str]) -> list[str]:
+    """Columns that may be the evaluation loss, best first."""
+    known = _ordered(names, _EVALUATION_LOSS)
+    others = [name for name in names if is_loss(name) and is_evaluation(name) and name not in known]
+    return known + others
+
+
+def step_candidates(names: Sequence[str]) -> list[str]:
+    """Columns that may count optimizer steps, best first."""
+    return _ordered(names, _STEP)
+
+
+def epoch_candidates(names: Sequence[str]) -> list[str]:
+    """Columns that may count epochs, best first."""
+    return _ordered(names, _EPOCH)
+
+
+def learning_rate_candidates(names: Sequence[str]) -> list[str]:
+    """Columns that may hold the learning rate, best first; `lr-AdamW/pg1` and the like after the plain names."""
+    known = _ordered(names, _LEARNING_RATE)
+    others = [n for n in names if n not in known and ("lr" in _words(n) or "learning_rate" in plain(n))]
+    return known + others
+
+
+def time_candidates(names: Sequence[str]) -> list[str]:
+    """Columns that may hold a time, best first."""
+    return _ordered(names, _TIME)
+
+
+def gradient_norm_candidates(names: Sequence[str]) -> list[str]:
+    """Columns that may hold the gradient's norm, best first."""
+    known = _ordered(names, _GRADIENT_NORM)
+    return known + [n for n in names if n not in known and {"grad", "norm", "total"} <= _words(n)]
+
+
+def wanted(names: Iterable[str], selection: Selection) -> list[str]:
+    """The columns worth reading, in the order of the file."""
+    names = list(names)
+    chosen = {value for _, value in selection.named}
+    for candidates in (step_candidates, epoch_candidates, time_candidates, learning_rate_candidates):
+        chosen.update(candidates(names))
+    chosen.update(gradient_norm_candidates(names))
+    chosen.update(name for name in names if is_loss(name) or is_metric(name) or is_known_loss(name))
+    return [name for name in names if name in chosen]

@@ -1,0 +1,201 @@
+"""From the columns of a log to a `TrainingLog`: which series is judged, on which axis, and what belongs to each point."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+
+from stallwatch.detector.importers import columns as by_name
+from stallwatch.detector.importers.axis import Axis, read_axis
+from stallwatch.detector.importers.cells import Column
+from stallwatch.detector.importers.columns import Selection
+from stallwatch.detector.importers.errors import LogError, NotALogError
+from stallwatch.detector.importers.log import Evaluations, Floats, Integers, Series, TrainingLog
+
+# A training loss that ends before this share of what the evaluation loss covers was only logged while warming up.
+_COVERED_SHARE = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """A log as named columns of numbers; a column lists only the rows at which it holds something."""
+
+    name: str
+    file: str
+    rows: int
+    columns: Mapping[str, Column]
+    header: tuple[str, ...] = ()
+    """All columns of the source, also those that were not read."""
+    notes: tuple[str, ...] = ()
+    unreadable: Mapping[str, str] = field(default_factory=dict)
+    """Columns that hold text, with the sentence that says where."""
+
+    def has(self, name: str) -> bool:
+        """Whether the column holds anything."""
+        return name in self.columns and self.columns[name].row.size > 0
+
+    def dense(self, name: str | None, *, forward: bool = False) -> Floats:
+        """One value a row; NaN where there is none, or with `forward` the last one before."""
+        values = np.full(self.rows, np.nan)
+        if name is None or not self.has(name):
+            return values
+        column = self.columns[name]
+        if not forward:
+            values[column.row] = column.value
+            return values
+        place = np.searchsorted(column.row, np.arange(self.rows), side="right") - 1
+        return np.where(place >= 0, column.value[np.maximum(place, 0)], np.nan)
+
+
+def to_log(table: Table, selection: Selection) -> TrainingLog:
+    """Read the table as a training log; raises `LogError` naming the file when it holds no loss."""
+    _require(table, selection)
+    loss = _chosen(table, selection.loss, _losses)
+    evaluation_loss = _chosen(table, selection.evaluation_loss, by_name.evaluation_loss_candidates, loss)
+    if loss is None and evaluation_loss is None:
+        raise _no_loss(table)
+    axis = read_axis(table, selection)
+    learning_rate = _chosen(table, selection.learning_rate, by_name.learning_rate_candidates)
+    time = _chosen(table, selection.time, by_name.time_candidates)
+    gradient_norm = _chosen(table, None, by_name.gradient_norm_candidates)
+    rates, seconds = table.dense(learning_rate, forward=True), _seconds(table, time)
+
+    rows = table.columns[loss].row if loss is not None else np.zeros(0, dtype=np.int64)
+    evaluations = _evaluations(table, evaluation_loss, rows, axis, seconds, rates)
+    judged, note = _judged(loss, selection, axis.value[rows], evaluations)
+    roles = {
+        "loss": loss,
+        "eval_loss": evaluation_loss,
+        axis.name: axis.column,
+        "learning_rate": learning_rate,
+        "wall_time": time,
+        "gradient_norm": gradient_norm,
+    }
+    used = {column for column in roles.values() if column is not None}
+    return TrainingLog(
+        name=table.name,
+        file=table.file,
+        axis=axis.name,
+        judged=judged,
+        columns={role: column for role, column in roles.items() if column is not None},
+        step=axis.value[rows],
+        row=rows,
+        loss=table.columns[loss].value if loss is not None else np.zeros(0),
+        learning_rate=rates[rows],
+        wall_time=seconds[rows],
+        gradient_norm=table.dense(gradient_norm)[rows],
+        evaluations=evaluations,
+        extra={
+            name: Series(axis.value[column.row], column.value)
+            for name, column in table.columns.items()
+            if name not in used and column.row.size and by_name.is_loss(name)
+        },
+        notes=(*table.notes, *axis.notes, *note),
+    )
+
+
+def _require(table: Table, selection: Selection) -> None:
+    for option, name in selection.named:
+        if name in table.unreadable:
+            raise LogError(table.unreadable[name])
+        if not table.has(name):
+            known = ", ".join(table.header or tuple(table.columns))
+            state = "is empty" if name in table.columns else f"is not there; there are: {known}"
+            raise LogError(f"{table.file}: column '{name}' ({option}) {state}")
+
+
+def _losses(names: Sequence[str]) -> list[str]:
+    candidates = by_name.loss_candidates(names)
+    known = [name for name in candidates if by_name.is_known_loss(name)]
+    return known or candidates
+
+
+def _chosen(
+    table: Table, told: str | None, candidates: Callable[[Sequence[str]], list[str]], other: str | None = None
+) -> str | None:
+    """The column told, or the best candidate that holds anything; text in the best one is an error if it is a loss."""
+    if told is not None:
+        return told
+    names = [name for name in (*table.columns, *table.unreadable) if name != other]
+    found = [name for name in candidates(names) if table.has(name) or name in table.unreadable]
+    if candidates is _losses and len(found) > 1 and not by_name.is_known_loss(found[0]):
+        raise LogError(
+            f"{table.file}: more than one column may be the loss ({', '.join(found)}): choose one with --loss"
+        )
+    if found and found[0] in table.unreadable and candidates in {_losses, by_name.evaluation_loss_candidates}:
+        raise LogError(table.unreadable[found[0]])
+    return next((name for name in found if name not in table.unreadable), None)
+
+
+def _no_loss(table: Table) -> LogError:
+    names = table.header or tuple(table.columns)
+    empty = [
+        name for name in names if by_name.is_loss(name) and name in table.columns and not table.has(name)
+    ]
+    if empty:
+        return NotALogError(f"{table.file}: column '{empty[0]}' holds no values")
+    listed = ", ".join(names[:20]) + (", ..." if len(names) > 20 else "")
+    return NotALogError(
+        f"{table.file}: no loss column found; name it with --loss (columns: {listed})"
+        if names
+        else f"{table.file}: no columns found"
+    )
+
+
+def _seconds(table: Table, time: str | None) -> Floats:
+    seconds = table.dense(time, forward=True)
+    if time is None:
+        return seconds
+    # Milliseconds since 1970 are told by their size where cells are read; a duration in them only by its name.
+    return seconds / 1000 if by_name.plain(time).endswith(("_ms", "_milliseconds")) else seconds
+
+
+def _evaluations(
+    table: Table, loss: str | None, training_rows: Integers, axis: Axis, seconds: Floats, rates: Floats
+) -> Evaluations:
+    metrics = [
+        name
+        for name, column in table.columns.items()
+        if column.row.size and by_name.is_metric(name) and _about_evaluation(name, column, training_rows)
+    ]
+    sources = [table.columns[name].row for name in ([loss] if loss is not None else []) + metrics]
+    rows = np.unique(np.concatenate(sources)) if sources else np.zeros(0, dtype=np.int64)
+    return Evaluations(
+        step=axis.value[rows],
+        row=rows,
+        loss=table.dense(loss)[rows],
+        wall_time=seconds[rows],
+        learning_rate=rates[rows],
+        metrics={name: table.dense(name)[rows] for name in metrics},
+    )
+
+
+def _about_evaluation(name: str, column: Column, training_rows: Integers) -> bool:
+    """Whether a metric is one of held-out data: by its name, or because it is logged where no training loss is."""
+    if by_name.is_evaluation(name):
+        return True
+    beside_training = float(np.isin(column.row, training_rows).mean())
+    return "train" not in by_name.plain(name).split("_") and beside_training < 0.1
+
+
+def _judged(
+    loss: str | None, selection: Selection, steps: Floats, evaluations: Evaluations
+) -> tuple[Literal["loss", "eval_loss"], tuple[str, ...]]:
+    """The training loss, unless there is none or it stops long before the evaluation loss does."""
+    evaluated = evaluations.step[~np.isnan(evaluations.loss)]
+    if loss is None:
+        return "eval_loss", ("There is no training loss: the evaluation loss is judged.",)
+    if (
+        selection.loss is None
+        and evaluated.size >= 8
+        and steps.size
+        and steps[-1] < evaluated[-1] * _COVERED_SHARE
+    ):
+        last, end = f"{steps[-1]:,.6g}", f"{evaluated[-1]:,.6g}"
+        return "eval_loss", (
+            f"Column '{loss}' ends at {last} and the log at {end}: the evaluation loss is judged (--loss {loss} to insist).",
+        )
+    return "loss", ()

@@ -1,0 +1,1 @@
+"""The edge that agents talk to: decode, validate, queue, acknowledge."""

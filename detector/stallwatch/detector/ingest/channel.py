@@ -1,0 +1,202 @@
+"""The way from the streams of a run to its analyzer: one bounded queue, one call in flight, order kept."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+from stallwatch.detector.core.findings import Finding
+from stallwatch.detector.engine.messages import IngestResult, Progress, RankKey
+from stallwatch.detector.errors import AnalyzerLostError
+from stallwatch.detector.ingest.statistics import IngestStatistics
+from stallwatch.v1 import analyzer_pb2
+
+QUEUE_INPUTS = 2048
+QUEUE_BYTES = 16 * 1024 * 1024
+CALL_INPUTS = 256
+CALL_BYTES = 4 * 1024 * 1024
+"""Per call of the analyzer: so small that polls in between are not held up for long."""
+
+log = logging.getLogger(__name__)
+
+
+class Analyzer(Protocol):
+    """The part of an analyzer that a channel feeds."""
+
+    run: str
+
+    async def ingest(self, inputs: Sequence[bytes]) -> IngestResult:
+        """Apply inputs in order."""
+        ...
+
+
+class Listener(Protocol):
+    """A stream, as its run's channel sees it."""
+
+    def acknowledge(self, progress: Progress) -> None:
+        """How far the analyzer has come with this rank."""
+        ...
+
+    def notify(self, findings: Sequence[Finding]) -> None:
+        """Findings of the run that changed."""
+        ...
+
+    def end(self, reason: str) -> None:
+        """The stream must be ended; the agent comes back."""
+        ...
+
+    def supersede(self) -> None:
+        """Another stream of the same rank process has taken over."""
+        ...
+
+
+class RunChannel:
+    """Queue, pump and open streams of one run, for one life of its analyzer."""
+
+    def __init__(
+        self,
+        analyzer: Analyzer,
+        statistics: IngestStatistics,
+        on_changes: Callable[[Sequence[Finding]], None] = lambda _changes: None,
+        on_lost: Callable[[str], None] = lambda _reason: None,
+    ) -> None:
+        self.run = analyzer.run
+        self._analyzer = analyzer
+        self._statistics = statistics
+        self._on_changes = on_changes
+        self._on_lost = on_lost
+        self._queue: deque[bytes] = deque()
+        self._bytes = 0
+        self._inputs = 0
+        self._work = asyncio.Event()
+        self._space = asyncio.Event()
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._listeners: dict[RankKey, Listener] = {}
+        self._lost: str | None = None
+        self._pump = asyncio.create_task(self._run_pump(), name=f"pump {self.run}")
+
+    @property
+    def streams(self) -> int:
+        """How many streams are open."""
+        return len(self._listeners)
+
+    def attach(self, key: RankKey, listener: Listener) -> None:
+        """Add the stream of a rank process; an older one of the same process is ended."""
+        if self._lost is not None:
+            raise AnalyzerLostError(self._lost)
+        if (older := self._listeners.get(key)) is not None:
+            older.supersede()
+        self._listeners[key] = listener
+
+    def detach(self, key: RankKey, listener: Listener) -> bool:
+        """Remove a stream; False when another one has taken over for it."""
+        if self._listeners.get(key) is not listener:
+            return False
+        del self._listeners[key]
+        return True
+
+    async def put(self, item: analyzer_pb2.AnalyzerInput) -> float:
+        """Queue an input, waiting while the queue is full; return for how many seconds that was."""
+        started = time.monotonic()
+        while self._inputs >= QUEUE_INPUTS or self._bytes >= QUEUE_BYTES:
+            self._space.clear()
+            await self._space.wait()
+            if self._lost is not None:
+                break
+        waited = time.monotonic() - started
+        self._statistics.backpressure_seconds += waited
+        self.put_now(item)
+        return waited
+
+    def put_now(self, item: analyzer_pb2.AnalyzerInput) -> None:
+        """Queue an input, however full the queue is: for the few that end a stream."""
+        if self._lost is not None:
+            raise AnalyzerLostError(self._lost)
+        data = item.SerializeToString()
+        self._queue.append(data)
+        self._count(1, len(data))
+        self._idle.clear()
+        self._work.set()
+
+    def acknowledge(self, progress: Sequence[Progress]) -> None:
+        """Tell streams how far their ranks have come."""
+        for entry in progress:
+            if (listener := self._listeners.get((entry.rank, entry.incarnation))) is not None:
+                listener.acknowledge(entry)
+
+    def notify(self, findings: Sequence[Finding]) -> None:
+        """Tell all streams about findings that changed."""
+        if not findings:
+            return
+        self._on_changes(findings)
+        for listener in tuple(self._listeners.values()):
+            listener.notify(findings)
+
+    async def drain(self) -> None:
+        """Wait until everything queued was applied, or cannot be any more."""
+        await self._idle.wait()
+
+    def lose(self, reason: str) -> None:
+        """The analyzer is gone, or another one: what is queued is void, and agents must send again what was not durable."""
+        if self._lost is not None:
+            return
+        self._lost = reason
+        self._queue.clear()
+        self._count(-self._inputs, -self._bytes)
+        self._space.set()
+        self._idle.set()
+        for listener in tuple(self._listeners.values()):
+            listener.end(reason)
+        self._on_lost(reason)
+        self._pump.cancel()
+
+    def close(self, reason: str) -> None:
+        """End all streams and the pump."""
+        self._on_lost = lambda _reason: None
+        self.lose(reason)
+
+    async def _run_pump(self) -> None:
+        while True:
+            await self._work.wait()
+            call, size = self._next_call()
+            try:
+                result = await self._analyzer.ingest(call)
+            except AnalyzerLostError as error:
+                self.lose(str(error))
+                return
+            except Exception as error:
+                log.exception("run %s: the analyzer failed", self.run)
+                self.lose(f"the analyzer of run {self.run} failed: {error}")
+                return
+            self._statistics.inputs_applied += len(call)
+            self._statistics.apply_seconds += result.seconds
+            self._statistics.duplicates += result.duplicates
+            self._statistics.failures += result.failures
+            self._count(-len(call), -size)
+            self._space.set()
+            self.acknowledge(result.progress)
+            self.notify(result.changes)
+            if not self._queue:
+                self._work.clear()
+                self._idle.set()
+
+    def _next_call(self) -> tuple[list[bytes], int]:
+        call: list[bytes] = []
+        size = 0
+        while (
+            self._queue and len(call) < CALL_INPUTS and (not call or size + len(self._queue[0]) <= CALL_BYTES)
+        ):
+            call.append(self._queue.popleft())
+            size += len(call[-1])
+        return call, size
+
+    def _count(self, inputs: int, size: int) -> None:
+        self._inputs += inputs
+        self._bytes += size
+        self._statistics.queued_inputs += inputs
+        self._statistics.queued_bytes += size

@@ -1,0 +1,161 @@
+"""The gRPC server that agents talk to."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import Any, Protocol
+
+import grpc
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc  # type: ignore[import-untyped]
+
+from stallwatch.detector.errors import (
+    AnalyzerLostError,
+    InvalidInputError,
+    StoreError,
+    TooManyRunsError,
+    UsageError,
+)
+from stallwatch.detector.ingest import limits
+from stallwatch.detector.ingest.channel import RunChannel
+from stallwatch.detector.ingest.statistics import IngestStatistics
+from stallwatch.detector.ingest.stream import RankStream
+from stallwatch.detector.ingest.validate import check_hello
+from stallwatch.v1 import telemetry_pb2 as pb
+from stallwatch.v1 import telemetry_pb2_grpc
+
+SERVICE = "stallwatch.v1.TelemetryService"
+HELLO_SECONDS = 30.0
+"""A stream that says nothing for so long is ended."""
+KEEPALIVE_SECONDS = 30
+"""A rank whose machine lost power is noticed after this and the next."""
+KEEPALIVE_TIMEOUT_SECONDS = 10
+LEAST_PING_INTERVAL_SECONDS = 5
+
+log = logging.getLogger(__name__)
+
+
+class Channels(Protocol):
+    """Where the gateway gets the channel of a run from."""
+
+    async def open_channel(self, run: str) -> RunChannel:
+        """The channel of a run, its analyzer running."""
+        ...
+
+
+class Gateway(telemetry_pb2_grpc.TelemetryServiceServicer):
+    """Takes streams, checks who speaks, and lets a `RankStream` carry each."""
+
+    def __init__(self, channels: Channels, statistics: IngestStatistics) -> None:
+        self._channels = channels
+        self._statistics = statistics
+        self._closing = False
+
+    def close(self) -> None:
+        """Take no new streams."""
+        self._closing = True
+
+    async def Stream(self, request_iterator: Any, context: Any) -> None:  # type: ignore[override]  # noqa: ARG002, N802
+        """Carry one rank's stream."""
+        self._statistics.streams += 1
+        self._statistics.streams_total += 1
+        try:
+            if self._closing:
+                await context.abort(grpc.StatusCode.UNAVAILABLE, "the detector is shutting down")
+            hello = await self._read_hello(context)
+            channel = await self._open(hello, context)
+            try:
+                await RankStream(context, hello, channel, self._statistics).serve()
+            except AnalyzerLostError as error:
+                await self._refuse(context, grpc.StatusCode.UNAVAILABLE, "analyzer_unavailable", str(error))
+        finally:
+            self._statistics.streams -= 1
+
+    async def _read_hello(self, context: Any) -> pb.Hello:
+        refuse = grpc.StatusCode.INVALID_ARGUMENT
+        try:
+            request = await asyncio.wait_for(context.read(), HELLO_SECONDS)
+        except asyncio.TimeoutError:
+            await self._refuse(
+                context,
+                grpc.StatusCode.DEADLINE_EXCEEDED,
+                "no_hello",
+                f"no hello within {HELLO_SECONDS:.0f} s",
+            )
+        if request is grpc.aio.EOF or request.WhichOneof("payload") != "hello":
+            await self._refuse(context, refuse, "no_hello", "the first message of a stream must be hello")
+        self._statistics.messages["hello"] += 1
+        hello: pb.Hello = request.hello
+        if hello.protocol_major != limits.PROTOCOL_MAJOR:
+            await self._refuse(
+                context,
+                grpc.StatusCode.FAILED_PRECONDITION,
+                "protocol",
+                f"hello.protocol_major is {hello.protocol_major}: this detector speaks {limits.PROTOCOL_MAJOR}; "
+                "install an agent and a detector of the same major version",
+            )
+        try:
+            check_hello(hello)
+        except InvalidInputError as error:
+            await self._refuse(context, refuse, "invalid_hello", str(error))
+        return hello
+
+    async def _open(self, hello: pb.Hello, context: Any) -> RunChannel:
+        try:
+            return await self._channels.open_channel(hello.run)
+        except TooManyRunsError as error:
+            await self._refuse(context, grpc.StatusCode.RESOURCE_EXHAUSTED, "too_many_runs", str(error))
+        except (AnalyzerLostError, StoreError) as error:
+            await self._refuse(context, grpc.StatusCode.UNAVAILABLE, "analyzer_unavailable", str(error))
+        raise AssertionError("abort raises")
+
+    async def _refuse(self, context: Any, code: grpc.StatusCode, reason: str, message: str) -> None:
+        self._statistics.streams_refused[reason] += 1
+        log.info("stream of %s refused: %s", context.peer(), message)
+        await context.abort(code, message)
+
+
+class GatewayServer:
+    """The server with its health service; listening from `start` to `stop`."""
+
+    def __init__(self, gateway: Gateway, *, max_streams: int) -> None:
+        self._gateway = gateway
+        self._server = grpc.aio.server(
+            maximum_concurrent_rpcs=max_streams,
+            options=(
+                ("grpc.max_receive_message_length", limits.MAX_MESSAGE_BYTES),
+                ("grpc.max_concurrent_streams", max_streams),
+                ("grpc.keepalive_time_ms", KEEPALIVE_SECONDS * 1000),
+                ("grpc.keepalive_timeout_ms", KEEPALIVE_TIMEOUT_SECONDS * 1000),
+                ("grpc.keepalive_permit_without_calls", 1),
+                ("grpc.http2.min_recv_ping_interval_without_data_ms", LEAST_PING_INTERVAL_SECONDS * 1000),
+                # Two services on one port would each get half of the ranks.
+                ("grpc.so_reuseport", 0),
+            ),
+        )
+        telemetry_pb2_grpc.add_TelemetryServiceServicer_to_server(gateway, self._server)
+        self._health = health.aio.HealthServicer()
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+
+    async def start(self, host: str, port: int) -> int:
+        """Listen; return the port, which is a free one when 0 was asked for."""
+        shown = f"[{host}]" if ":" in host else host
+        try:
+            bound: int = self._server.add_insecure_port(f"{shown}:{port}")
+        except RuntimeError as error:
+            raise UsageError(
+                f"cannot listen on {shown}:{port} for gRPC: the port is in use or not allowed; choose another --grpc-port"
+            ) from error
+        await self._server.start()
+        for service in ("", SERVICE):
+            await self._health.set(service, health_pb2.HealthCheckResponse.SERVING)
+        return bound
+
+    async def stop_accepting(self) -> None:
+        """Say to health checks and new streams that this is ending."""
+        self._gateway.close()
+        await self._health.enter_graceful_shutdown()
+
+    async def stop(self, grace_seconds: float) -> None:
+        """End what is left after the grace."""
+        await self._server.stop(grace_seconds)

@@ -1,0 +1,223 @@
+"""One open stream: the reading, checking and queueing of what a rank sends, and the sending of what it is to know."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import grpc
+
+from stallwatch.detector.core.findings import Finding
+from stallwatch.detector.engine.messages import Progress, RankKey
+from stallwatch.detector.errors import AnalyzerLostError, InvalidInputError
+from stallwatch.detector.ingest import limits
+from stallwatch.detector.ingest.channel import RunChannel
+from stallwatch.detector.ingest.outbox import Outbox
+from stallwatch.detector.ingest.statistics import IngestStatistics
+from stallwatch.detector.ingest.validate import LARGEST_STEP, check_batch, check_heartbeat
+from stallwatch.detector.version import VERSION
+from stallwatch.v1 import analyzer_pb2
+from stallwatch.v1 import telemetry_pb2 as pb
+
+CROWDED_SECONDS = 0.25
+"""A stream that had to wait this long for room in the queue is told to slow down."""
+LONGEST_INTERVAL_SECONDS = 30.0
+RELIEF_SECONDS = 20.0
+"""After so long without a wait the advice is withdrawn."""
+NO_INTERVAL_SECONDS = 1e-3
+"""As good as none; 0 would mean "leave it as it is"."""
+LAST_WORDS_SECONDS = 5.0
+"""After a goodbye: for everything to be safe on disk, and for the agent to hear of it."""
+
+Ending = tuple[grpc.StatusCode, str]
+"""How the service ends a stream."""
+
+
+class RankStream:
+    """Reads one rank process after its `Hello` was accepted."""
+
+    def __init__(
+        self,
+        context: Any,
+        hello: pb.Hello,
+        channel: RunChannel,
+        statistics: IngestStatistics,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._context = context
+        self._hello = hello
+        self._channel = channel
+        self._statistics = statistics
+        self._clock = clock
+        self._key: RankKey = (hello.rank, hello.incarnation)
+        self._outbox = Outbox()
+        loop = asyncio.get_running_loop()
+        self._progress: Progress | None = None
+        self._progressed = asyncio.Event()
+        self._ending: asyncio.Future[Ending] = loop.create_future()
+        self._advised_at: float | None = None
+        self._said_goodbye = False
+
+    def acknowledge(self, progress: Progress) -> None:
+        """How far the analyzer has come with this rank."""
+        first = self._progress is None
+        self._progress = progress
+        self._progressed.set()
+        if not first:
+            self._outbox.acknowledge(progress.accepted, progress.durable)
+
+    def notify(self, findings: Sequence[Finding]) -> None:
+        """Findings of the run that changed."""
+        for finding in findings:
+            self._outbox.notify(finding)
+
+    def end(self, reason: str) -> None:
+        """End the stream so that the agent reconnects and sends again what is not durable."""
+        self._end(grpc.StatusCode.UNAVAILABLE, f"{reason}: reconnect, and send again what is not durable")
+
+    def supersede(self) -> None:
+        """End the stream because another one of the same rank process was opened."""
+        self._end(grpc.StatusCode.ABORTED, "another stream of this rank process has taken over")
+
+    async def serve(self) -> None:
+        """Carry the stream until the agent or the service ends it."""
+        self._channel.attach(self._key, self)
+        tasks: list[asyncio.Task[None]] = []
+        try:
+            await self._channel.put(self._input(hello=self._hello))
+            writing = asyncio.create_task(self._write_all())
+            reading = asyncio.create_task(self._read_all())
+            tasks += [writing, reading]
+            over: set[asyncio.Future[Any]] = {writing, reading, self._ending}
+            await asyncio.wait(over, return_when=asyncio.FIRST_COMPLETED)
+            if self._said_goodbye and not self._ending.done() and not writing.done():
+                tasks.append(settling := asyncio.create_task(self._settle(writing)))
+                over = {settling, self._ending}
+                await asyncio.wait(over, timeout=LAST_WORDS_SECONDS, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            self._leave()
+        if self._ending.done():
+            await self._context.abort(*self._ending.result())
+
+    async def _settle(self, writing: asyncio.Task[None]) -> None:
+        """The agent has said goodbye: let it know that everything it sent is safe before the stream ends."""
+        await self._channel.drain()
+        while (progress := self._progress) is not None and progress.durable < progress.accepted:
+            self._progressed.clear()
+            await self._progressed.wait()
+        self._outbox.close()
+        await writing
+
+    async def _read_all(self) -> None:
+        while True:
+            request = await self._context.read()
+            if request is grpc.aio.EOF:
+                return
+            self._statistics.bytes += request.ByteSize()
+            payload = request.WhichOneof("payload") or "unknown"
+            self._statistics.messages[payload] += 1
+            try:
+                await self._take(payload, request)
+            except AnalyzerLostError as error:
+                self.end(str(error))
+                return
+
+    async def _take(self, payload: str, request: pb.StreamRequest) -> None:
+        match payload:
+            case "batch":
+                if (batch := self._checked_batch(request.batch)) is not None:
+                    await self._put(batch)
+            case "heartbeat":
+                if (beat := self._checked_heartbeat(request.heartbeat)) is not None:
+                    await self._put(beat)
+            case "goodbye":
+                self._said_goodbye = True
+                self._channel.put_now(self._input(goodbye=request.goodbye))
+            case "hello":
+                self._end(
+                    grpc.StatusCode.INVALID_ARGUMENT, "hello is the first message of a stream, and only that"
+                )
+            case _:
+                # A payload of a newer minor version of the protocol.
+                pass
+
+    def _checked_batch(self, batch: pb.Batch) -> analyzer_pb2.AnalyzerInput | None:
+        try:
+            check_batch(batch, len(self._hello.blocks))
+        except InvalidInputError as error:
+            self._statistics.rejected["batch"] += 1
+            self._outbox.reject(batch.sequence, error.field, str(error))
+            return self._input(batch=_remains(batch)) if error.field != "sequence" else None
+        self._statistics.steps += len(batch.steps.step)
+        return self._input(batch=batch)
+
+    def _checked_heartbeat(self, beat: pb.Heartbeat) -> analyzer_pb2.AnalyzerInput | None:
+        try:
+            check_heartbeat(beat)
+        except InvalidInputError as error:
+            self._statistics.rejected["heartbeat"] += 1
+            self._outbox.reject(0, error.field, str(error))
+            return None
+        return self._input(heartbeat=beat)
+
+    async def _put(self, item: analyzer_pb2.AnalyzerInput) -> None:
+        waited = await self._channel.put(item)
+        now = time.monotonic()
+        if waited > CROWDED_SECONDS:
+            interval = min(LONGEST_INTERVAL_SECONDS, max(1.0, 2.0 * waited))
+            self._outbox.advise(interval, f"the analyzer is {waited:.1f} s behind")
+            self._advised_at = now
+        elif self._advised_at is not None and now - self._advised_at > RELIEF_SECONDS:
+            self._outbox.advise(NO_INTERVAL_SECONDS, "the analyzer has caught up")
+            self._advised_at = None
+
+    async def _write_all(self) -> None:
+        await self._progressed.wait()
+        progress = self._progress
+        assert progress is not None
+        welcome = pb.Welcome(
+            protocol_major=limits.PROTOCOL_MAJOR,
+            protocol_minor=limits.PROTOCOL_MINOR,
+            server_version=VERSION,
+            durable_sequence=progress.durable,
+            heartbeat_seconds=limits.HEARTBEAT_SECONDS,
+            max_batch_steps=limits.MAX_BATCH_STEPS,
+            max_message_bytes=limits.MAX_MESSAGE_BYTES,
+        )
+        await self._context.write(pb.StreamResponse(welcome=welcome))
+        while messages := await self._outbox.take():
+            for message in messages:
+                await self._context.write(message)
+
+    def _leave(self) -> None:
+        """Say to the analysis that the stream is gone, unless another one of the same process is there."""
+        if not self._channel.detach(self._key, self) or self._said_goodbye:
+            return
+        # When the analyzer is lost too: the agent comes back, and if not, its silence tells.
+        with contextlib.suppress(AnalyzerLostError):
+            self._channel.put_now(self._input(disconnect=analyzer_pb2.Disconnect(reason="stream ended")))
+
+    def _end(self, code: grpc.StatusCode, reason: str) -> None:
+        if not self._ending.done():
+            self._ending.set_result((code, reason))
+
+    def _input(self, **payload: Any) -> analyzer_pb2.AnalyzerInput:
+        rank, incarnation = self._key
+        return analyzer_pb2.AnalyzerInput(
+            received_unix_seconds=self._clock(), rank=rank, incarnation=incarnation, **payload
+        )
+
+
+def _remains(batch: pb.Batch) -> pb.Batch:
+    """What is left of a rejected batch: its number, so that it is not sent again, and how much was lost with it."""
+    lost = pb.Dropped(reason=pb.DROP_REASON_REJECTED, count=len(batch.steps.step))
+    if batch.steps.step:
+        lost.first_step = min(LARGEST_STEP, *batch.steps.step)
+        lost.last_step = min(LARGEST_STEP, max(batch.steps.step))
+    return pb.Batch(sequence=batch.sequence, dropped=[lost])

@@ -1,0 +1,1 @@
+"""The verdict on a training log, and the ways to show it: text, JSON, a picture."""

@@ -1,0 +1,166 @@
+"""The verdict on a log: what the analysis would have said while the run was live."""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from stallwatch.detector.analysis.findings import FindingBook
+from stallwatch.detector.checks.contract import Check
+from stallwatch.detector.checks.learning import LEARNING_CHECKS
+from stallwatch.detector.core.findings import Finding
+from stallwatch.detector.core.learning import LossAssessment, LossPoint
+from stallwatch.detector.core.observations import AttemptObservation, EvaluationObservation
+from stallwatch.detector.importers.log import TrainingLog
+from stallwatch.detector.importers.source import Progress, no_progress
+from stallwatch.detector.report.blocks import Block, blocks
+from stallwatch.detector.report.outcome import Look, Outcome, StateEntry
+from stallwatch.detector.report.positions import Positions
+from stallwatch.detector.signals.loss import LossConfig, LossSignal
+
+
+_PROGRESS_POINTS = 1000
+
+
+def replay(log: TrainingLog, *, total_steps: int | None = None, progress: Progress = no_progress) -> Outcome:
+    """Feed the log through the loss model and the checks of learning, in its order."""
+    analysis = _Analysis(log, Positions.of(log), LossSignal(config=LossConfig(total_steps=total_steps)))
+    analysis.run(progress)
+    return analysis.outcome()
+
+
+def _evaluations(log: TrainingLog, positions: Positions) -> Iterator[tuple[int, EvaluationObservation]]:
+    evaluations = log.evaluations
+    steps = positions.encode(evaluations.step)
+    for index, row in enumerate(evaluations.row.tolist()):
+        metrics = {
+            name: float(values[index])
+            for name, values in evaluations.metrics.items()
+            if not math.isnan(values[index])
+        }
+        yield row, EvaluationObservation(int(steps[index]), float(evaluations.loss[index]), 1.0, metrics)
+
+
+@dataclass(slots=True)
+class _Analysis:
+    """The analysis of one log, under way."""
+
+    log: TrainingLog
+    positions: Positions
+    signal: LossSignal
+    checks: list[Check] = field(default_factory=lambda: [check() for check in LEARNING_CHECKS.values()])
+    book: FindingBook = field(init=False)
+    by_type: dict[type, list[Check]] = field(default_factory=dict)
+    states: list[StateEntry] = field(default_factory=list)
+    looks: list[Look] = field(default_factory=list)
+    final: LossAssessment | None = None
+    reached: int = -1
+
+    def __post_init__(self) -> None:
+        self.book = FindingBook(run=self.log.name)
+        steps = self.log.points.step
+        first = float(steps[0]) if steps.size else 0.0
+        self.states.append(
+            StateEntry("warming_up", first, first, "Too few points yet to say where the loss goes.")
+        )
+        for check in self.checks:
+            for consumed in check.consumes:
+                self.by_type.setdefault(consumed, []).append(check)
+
+    def run(self, progress: Progress) -> None:
+        """Points of the judged series and evaluations, in the order of the log, with a new attempt where steps go back."""
+        points = self.log.points
+        evaluations = deque(_evaluations(self.log, self.positions) if self.log.judged == "loss" else ())
+        attempt, fed = 0, 0
+        for block in blocks(points, self.positions.encode(points.step), lambda: self.signal.next_look):
+            while evaluations and evaluations[0][0] < block.row:
+                self._check(evaluations.popleft()[1])
+            if block.step < self.reached:
+                attempt += 1
+                self._restart(AttemptObservation(block.step, attempt, 1))
+            self.reached = block.step
+            self._point(block)
+            fed += block.points
+            if fed >= _PROGRESS_POINTS:
+                progress(fed)
+                fed = 0
+        for _, evaluation in evaluations:
+            self._check(evaluation)
+
+    def _point(self, block: Block) -> None:
+        """Signals first, then the checks on what they derived, then the checks on the point itself."""
+        rate = None if math.isnan(block.learning_rate) else block.learning_rate
+        point = LossPoint(block.step, block.loss, float(block.points), rate)
+        for look in self.signal.update(point):
+            self._assessed(look)
+            self._check(look)
+        # A mean of neighbours says nothing of single points, and the checks of those need not see it.
+        if block.points == 1:
+            self._check(point)
+
+    def _restart(self, attempt: AttemptObservation) -> None:
+        for look in self.signal.update(attempt):
+            self._check(look)
+        self.book.restart(0.0, attempt.step)
+        self._check(attempt)
+
+    def _check(self, observation: object) -> None:
+        for check in self.by_type.get(type(observation), ()):
+            verdict = check.update(observation)
+            if verdict is not None:
+                self.book.apply(0.0, verdict)
+
+    def _assessed(self, look: LossAssessment) -> None:
+        at = self.positions.decode(look.step)
+        self.final = look
+        self.looks.append(Look(at, look.level))
+        if self.states[-1].state != look.state:
+            since = self.positions.decode(look.since_step)
+            self.states.append(StateEntry(look.state, at, since, self.positions.words(look.reason)))
+
+    def outcome(self) -> Outcome:
+        """What there is to say at the end of the log."""
+        self.book.step(0.0, max(self.reached, 0))
+        final, horizon_end, reason = self.final, None, self._too_little()
+        if final is not None:
+            reason = self.positions.words(final.reason)
+            if final.forecast is not None:
+                horizon_end = self.positions.decode(final.step + final.forecast.horizon_steps)
+        return Outcome(
+            log=self.log,
+            states=tuple(self.states),
+            findings=tuple(self._located(finding) for finding in self.book.select("all")),
+            final=final,
+            final_step=self.positions.decode(final.step) if final is not None else 0.0,
+            horizon_end=horizon_end,
+            looks=tuple(self.looks),
+            summary_reason=reason,
+        )
+
+    def _too_little(self) -> str:
+        finite = int(np.isfinite(self.log.points.loss).sum())
+        counted = "1 point" if finite == 1 else f"{finite} points"
+        return f"{counted} of a finite loss: too few to say whether the run learns."
+
+    def _located(self, finding: Finding) -> Finding:
+        """The finding in words and places of the axis."""
+        decode, words = self.positions.decode, self.positions.words
+        resolved = finding.resolved_step
+        return replace(
+            finding,
+            since_step=_whole(decode(finding.since_step)),
+            detected_step=_whole(decode(finding.detected_step)),
+            resolved_step=None if resolved is None else _whole(decode(resolved)),
+            reason=words(finding.reason),
+            advice=tuple(words(advice) for advice in finding.advice),
+            causes=tuple(replace(cause, reason=words(cause.reason)) for cause in finding.causes),
+        )
+
+
+def _whole(step: float) -> int:
+    # A finding's steps are whole numbers in the contract; on an axis of parts of epochs this is the epoch.
+    return math.floor(step)

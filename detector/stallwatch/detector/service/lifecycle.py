@@ -1,0 +1,168 @@
+"""The service from start to end: store, Ray, gateway, HTTP; and back in reverse."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+import signal
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from stallwatch.detector.engine import cluster
+from stallwatch.detector.engine.client import Analyzers
+from stallwatch.detector.engine.cluster import Cluster
+from stallwatch.detector.engine.messages import AnalyzerSettings
+from stallwatch.detector.errors import StoreError, UsageError
+from stallwatch.detector.http.app import create_app
+from stallwatch.detector.http.collector import Exposed
+from stallwatch.detector.http.server import HttpServer, bind
+from stallwatch.detector.ingest.gateway import Gateway, GatewayServer
+from stallwatch.detector.ingest.statistics import IngestStatistics
+from stallwatch.detector.service.counters import own_samples
+from stallwatch.detector.service.runs import Runs
+from stallwatch.detector.service.settings import Settings
+from stallwatch.detector.store import Store, sqlite_url
+from stallwatch.detector.version import VERSION
+
+SERVICE_FILE = "service.json"
+STREAM_GRACE_SECONDS = 1.0
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Addresses:
+    """Where the service listens."""
+
+    host: str
+    grpc_port: int
+    http_port: int
+
+
+def serve(settings: Settings) -> None:
+    """Run until SIGTERM or SIGINT."""
+    _silence()
+    asyncio.run(_serve(settings))
+
+
+def open_store(settings: Settings) -> Store:
+    """The store that the settings name, ready."""
+    try:
+        settings.data_dir.mkdir(parents=True, exist_ok=True)
+        probe = settings.data_dir / ".writable"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise UsageError(
+            f"cannot write to {settings.data_dir} ({error.strerror}): choose another --data-dir"
+        ) from error
+    try:
+        store = Store(settings.store_url or sqlite_url(settings.data_dir))
+        store.prepare()
+    except StoreError as error:
+        raise UsageError(str(error)) from error
+    return store
+
+
+async def _serve(settings: Settings) -> None:
+    stopped = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    store = open_store(settings)
+    http_socket = bind(settings.host, settings.http_port)
+    statistics = IngestStatistics()
+    try:
+        ray = cluster.start(cluster.chosen_address(settings.ray_address))
+        # After Ray, which would put its own handlers in their place.
+        for name in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(name, stopped.set)
+        runs = Runs(store, _analyzers(ray, store, settings), statistics, settings)
+        gateway = GatewayServer(Gateway(runs, statistics), max_streams=settings.max_streams)
+
+        async def problems() -> list[str]:
+            return await asyncio.to_thread(_problems, store, stopped.is_set())
+
+        def expose() -> Exposed:
+            shown = runs.shown()
+            return Exposed(shown, tuple(own_samples(statistics, len(shown), runs.restarts)))
+
+        http = HttpServer(create_app(runs, expose, problems))
+        grpc_port = await gateway.start(settings.host, settings.grpc_port)
+        await runs.start()
+        await http.start(http_socket)
+        addresses = Addresses(settings.host, grpc_port, http_socket.getsockname()[1])
+        _announce(addresses, settings.data_dir, ray, store)
+        try:
+            await stopped.wait()
+            await _shut_down(runs, gateway, http, settings.shutdown_seconds)
+        finally:
+            (settings.data_dir / SERVICE_FILE).unlink(missing_ok=True)
+    finally:
+        http_socket.close()
+        cluster.stop()
+        store.close()
+
+
+async def _shut_down(runs: Runs, gateway: GatewayServer, http: HttpServer, seconds: float) -> None:
+    log.info("shutting down")
+    await gateway.stop_accepting()
+    await runs.stop(seconds)
+    await gateway.stop(STREAM_GRACE_SECONDS)
+    await http.stop()
+
+
+def _analyzers(ray: Cluster, store: Store, settings: Settings) -> Analyzers:
+    record = str(settings.record.resolve()) if settings.record is not None else None
+    analyzer_settings = AnalyzerSettings(
+        store_url=store.url,
+        snapshot_seconds=settings.snapshot_seconds,
+        record_directory=record,
+        version=VERSION,
+    )
+    return Analyzers(ray, store, analyzer_settings)
+
+
+def _problems(store: Store, stopping: bool) -> list[str]:
+    import ray
+
+    found = []
+    if stopping:
+        found.append("shutting down")
+    try:
+        store.check()
+    except StoreError as error:
+        found.append(str(error))
+    if not ray.is_initialized():
+        found.append("Ray is gone")
+    return found
+
+
+def _announce(addresses: Addresses, directory: Path, ray: Cluster, store: Store) -> None:
+    host = f"[{addresses.host}]" if ":" in addresses.host else addresses.host
+    where = "embedded Ray" if ray.embedded else f"Ray at {ray.address}"
+    sys.stderr.write(
+        f"stallwatch {VERSION}: agents to {host}:{addresses.grpc_port}, page and metrics at "
+        f"http://{host}:{addresses.http_port}, data in {store.shown_url}, {where}\n"
+    )
+    sys.stderr.flush()
+    content = {
+        "pid": os.getpid(),
+        "host": addresses.host,
+        "grpc_port": addresses.grpc_port,
+        "http_port": addresses.http_port,
+        "version": VERSION,
+    }
+    # Written whole or not at all: whoever waits for it reads it the moment it is there.
+    temporary = directory / f"{SERVICE_FILE}.new"
+    temporary.write_text(json.dumps(content) + "\n")
+    temporary.replace(directory / SERVICE_FILE)
+
+
+def _silence() -> None:
+    """Our log goes to standard error; other libraries speak up only when something is wrong."""
+    logging.basicConfig(
+        stream=sys.stderr, level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
+    )
+    logging.getLogger("stallwatch").setLevel(logging.INFO)

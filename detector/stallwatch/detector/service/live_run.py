@@ -1,0 +1,70 @@
+"""One run while it is watched: its analyzer, its channel, and what it looked like a moment ago."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+
+from stallwatch.detector.engine.client import AnalyzerClient
+from stallwatch.detector.engine.messages import PollResult
+from stallwatch.detector.errors import AnalyzerLostError
+from stallwatch.detector.ingest.channel import RunChannel
+
+POLL_SECONDS = 1.0
+"""How often time passes for the analysis, and how old what the service shows may be."""
+
+log = logging.getLogger(__name__)
+
+
+class LiveRun:
+    """Polls one life of an analyzer."""
+
+    def __init__(
+        self,
+        client: AnalyzerClient,
+        channel: RunChannel,
+        shown: PollResult,
+        on_poll: Callable[[PollResult], None],
+    ) -> None:
+        self.client = client
+        self.channel = channel
+        self.shown = shown
+        self._on_poll = on_poll
+        self._polling = asyncio.create_task(self._poll_on(), name=f"poll {client.run}")
+
+    def take(self, result: PollResult) -> None:
+        """Show a poll's result, and tell the streams what is durable now."""
+        self.shown = result
+        self.channel.acknowledge(result.durable)
+        self.channel.notify(result.changes)
+        self._on_poll(result)
+
+    def is_over(self, finished_seconds: float, silent_seconds: float) -> bool:
+        """Whether nobody speaks for this run any more, for so long that it need not be held in memory."""
+        if self.channel.streams:
+            return False
+        limit = finished_seconds if self.shown.view.state == "finished" else silent_seconds
+        return self.shown.idle_seconds > limit
+
+    async def flush(self) -> None:
+        """Apply what is queued and make it durable."""
+        await self.channel.drain()
+        self.take(await self.client.flush())
+
+    def stop_polling(self) -> None:
+        """Let no more time pass."""
+        self._polling.cancel()
+
+    async def _poll_on(self) -> None:
+        while True:
+            started = time.monotonic()
+            try:
+                self.take(await self.client.poll(time.time()))
+            except AnalyzerLostError as error:
+                self.channel.lose(str(error))
+                return
+            except Exception:
+                log.exception("run %s: the poll failed", self.client.run)
+            await asyncio.sleep(max(0.05, POLL_SECONDS - (time.monotonic() - started)))

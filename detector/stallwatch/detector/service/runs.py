@@ -1,0 +1,209 @@
+"""All runs: the watched ones, each with an analyzer, and those in the store only."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any
+
+from stallwatch.detector.analysis.series import SeriesPoint
+from stallwatch.detector.core.findings import Finding
+from stallwatch.detector.core.views import RankView, RunView
+from stallwatch.detector.engine.archive import Archive
+from stallwatch.detector.engine.client import Analyzers
+from stallwatch.detector.engine.messages import PollResult
+from stallwatch.detector.errors import AnalyzerLostError, StallwatchError, TooManyRunsError
+from stallwatch.detector.ingest.channel import RunChannel
+from stallwatch.detector.ingest.statistics import IngestStatistics
+from stallwatch.detector.service.live_run import LiveRun
+from stallwatch.detector.service.settings import Settings
+from stallwatch.detector.store import Store
+
+SWEEP_SECONDS = 2.0
+REOPENING = 2
+"""Analyzers restored at the same time when the service starts."""
+
+log = logging.getLogger(__name__)
+
+Listener = Callable[[str, Sequence[Finding]], None]
+
+
+class Runs:
+    """Opens, shows, reopens and evicts runs."""
+
+    def __init__(
+        self, store: Store, analyzers: Analyzers, statistics: IngestStatistics, settings: Settings
+    ) -> None:
+        self._store = store
+        self._analyzers = analyzers
+        self._archive = Archive(store)
+        self._statistics = statistics
+        self._settings = settings
+        self._live: dict[str, LiveRun] = {}
+        self._shown: dict[str, PollResult] = {}
+        self._opening: dict[str, asyncio.Lock] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._closing = False
+        self.restarts = 0
+        """How often an analyzer was lost and had to be opened again."""
+        self.listeners: list[Listener] = []
+        """Told of findings that changed."""
+
+    async def start(self) -> None:
+        """Take up again the runs that were not over when the service ended."""
+        oldest = time.time() - self._settings.silent_run_seconds
+        stored = await asyncio.to_thread(self._store.runs)
+        names = [run.run for run in stored if run.state != "finished" and run.updated_at > oldest]
+        gate = asyncio.Semaphore(REOPENING)
+
+        async def reopen(name: str) -> None:
+            async with gate:
+                await self._reopen(name)
+
+        for name in names[: self._settings.max_runs]:
+            self._spawn(reopen(name))
+        self._spawn(self._sweep())
+
+    async def open_channel(self, run: str) -> RunChannel:
+        """The channel of a run; its analyzer is started, or restored, when there is none."""
+        lock = self._opening.setdefault(run, asyncio.Lock())
+        async with lock:
+            if (live := self._live.get(run)) is None:
+                live = await self._open(run)
+            return live.channel
+
+    async def stop(self, seconds: float) -> None:
+        """Apply and save everything that was accepted, then end the analyzers."""
+        self._closing = True
+        for task in self._tasks:
+            task.cancel()
+        live = tuple(self._live.values())
+        for run in live:
+            run.stop_polling()
+        flushing = [asyncio.create_task(run.flush()) for run in live]
+        if flushing:
+            await asyncio.wait(flushing, timeout=seconds)
+        for run in live:
+            run.channel.close("the detector is shutting down")
+        await asyncio.gather(*(self._end(run) for run in live))
+
+    def shown(self) -> list[PollResult]:
+        """The watched runs as they were at the last poll, by name."""
+        return [self._shown[name] for name in sorted(self._shown)]
+
+    async def views(self) -> list[RunView]:
+        """Every run there has been, the latest first."""
+        stored = {run.run: run.view for run in await asyncio.to_thread(self._store.runs)}
+        views = stored | {result.view.run: result.view for result in self._shown.values()}
+        return sorted(views.values(), key=lambda view: (-view.updated_at, view.run))
+
+    async def view(self, run: str) -> RunView | None:
+        """One run, or None when there is none of that name."""
+        if (result := self._shown.get(run)) is not None:
+            return result.view
+        stored = await asyncio.to_thread(self._store.run, run)
+        return stored.view if stored is not None else None
+
+    async def findings(self, run: str) -> Sequence[Finding]:
+        """All findings of a run, the oldest first."""
+        if (result := self._shown.get(run)) is not None:
+            return result.findings
+        return await asyncio.to_thread(self._store.findings, run)
+
+    async def ranks(self, run: str) -> Sequence[RankView]:
+        """The ranks of a run."""
+        if (result := self._shown.get(run)) is not None:
+            return result.ranks
+        analysis = await asyncio.to_thread(self._archive.analysis, run)
+        return analysis.ranks() if analysis is not None else ()
+
+    async def series_names(self, run: str) -> Sequence[str]:
+        """The series that a run has."""
+        if (live := self._live.get(run)) is not None:
+            return await live.client.series_names()
+        analysis = await asyncio.to_thread(self._archive.analysis, run)
+        return analysis.series_names() if analysis is not None else ()
+
+    async def series(
+        self, run: str, name: str, from_step: int | None, to_step: int | None, points: int
+    ) -> Sequence[SeriesPoint]:
+        """A series of a run."""
+        if (live := self._live.get(run)) is not None:
+            return await live.client.series(name, from_step, to_step, points)
+        analysis = await asyncio.to_thread(self._archive.analysis, run)
+        return analysis.series(name, from_step, to_step, points) if analysis is not None else ()
+
+    async def _open(self, run: str) -> LiveRun:
+        if self._closing:
+            raise AnalyzerLostError("the detector is shutting down")
+        await self._make_room()
+        client = await self._analyzers.open(run)
+        first = await client.poll(time.time())
+
+        def changed(findings: Sequence[Finding]) -> None:
+            for listener in self.listeners:
+                listener(run, findings)
+
+        def polled(result: PollResult) -> None:
+            self._shown[run] = result
+
+        channel = RunChannel(client, self._statistics, changed, lambda reason: self._lost(run, reason))
+        self._live[run] = live = LiveRun(client, channel, first, polled)
+        live.take(first)
+        return live
+
+    async def _make_room(self) -> None:
+        if len(self._live) < self._settings.max_runs:
+            return
+        over = [run for run in self._live.values() if run.is_over(0.0, self._settings.silent_run_seconds)]
+        if not over:
+            raise TooManyRunsError(
+                f"{len(self._live)} runs are watched, and no more are allowed at a time: wait for one to finish, "
+                "or raise --max-runs"
+            )
+        await self._evict(max(over, key=lambda run: run.shown.idle_seconds))
+
+    def _lost(self, run: str, reason: str) -> None:
+        log.warning("run %s: %s", run, reason)
+        if (live := self._live.pop(run, None)) is not None:
+            live.stop_polling()
+        self.restarts += 1
+        if not self._closing:
+            self._spawn(self._reopen(run))
+
+    async def _reopen(self, run: str) -> None:
+        try:
+            await self.open_channel(run)
+        except StallwatchError as error:
+            # Its agents come back, and try again.
+            log.error("run %s: the analyzer could not be opened: %s", run, error)  # noqa: TRY400  no bug of ours
+
+    async def _sweep(self) -> None:
+        """Evict what is over."""
+        while True:
+            await asyncio.sleep(SWEEP_SECONDS)
+            for live in tuple(self._live.values()):
+                if live.is_over(self._settings.finished_run_seconds, self._settings.silent_run_seconds):
+                    await self._evict(live)
+
+    async def _evict(self, live: LiveRun) -> None:
+        run = live.client.run
+        self._live.pop(run, None)
+        self._shown.pop(run, None)
+        live.stop_polling()
+        live.channel.close(f"run {run} is over")
+        await self._end(live)
+        self._opening.pop(run, None)
+
+    async def _end(self, live: LiveRun) -> None:
+        try:
+            await live.client.end()
+        except AnalyzerLostError as error:
+            log.warning("%s", error)
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)

@@ -1,0 +1,86 @@
+"""Settings of the service: argument over environment over file over default."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import platformdirs
+from pydantic import Field, ValidationError
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
+
+from stallwatch.detector.errors import UsageError
+
+ENVIRONMENT_PREFIX = "STALLWATCH_"
+
+
+class Settings(BaseSettings):
+    """What `stallwatch serve` can be told. Each is also an environment variable, STALLWATCH_ and the name in capitals."""
+
+    model_config = SettingsConfigDict(env_prefix=ENVIRONMENT_PREFIX, extra="forbid", frozen=True)
+
+    host: str = "127.0.0.1"
+    """Address to listen on, for gRPC and HTTP; 0.0.0.0 lets other machines in."""
+    grpc_port: int = Field(9846, ge=0, le=65535)
+    """Port that agents stream to; 0 takes a free one."""
+    http_port: int = Field(9847, ge=0, le=65535)
+    """Port of the page, the API and /metrics; 0 takes a free one."""
+    data_dir: Path = Path(platformdirs.user_data_dir("stallwatch"))
+    """Folder of the store and of service.json."""
+    store_url: str | None = None
+    """SQLAlchemy URL of the store; DATA_DIR/stallwatch.db when not given."""
+    ray_address: str | None = None
+    """HOST:PORT of the head of an existing Ray cluster; RAY_ADDRESS, or an embedded Ray, when not given."""
+    record: Path | None = None
+    """Folder to record into what each run's analyzer is fed."""
+    max_runs: int = Field(64, ge=1)
+    """Runs watched at the same time: each is a process of about 150 MB."""
+    max_streams: int = Field(10_000, ge=1)
+    """Ranks connected at the same time."""
+    snapshot_seconds: float = Field(1.0, gt=0)
+    """Least time between two snapshots of a run."""
+    finished_run_seconds: float = Field(900.0, ge=0)
+    """How long a finished run stays in memory and in /metrics; after that it is read from the store."""
+    silent_run_seconds: float = Field(86_400.0, ge=0)
+    """The same for a run whose ranks have gone without a goodbye."""
+    shutdown_seconds: float = Field(10.0, ge=0)
+    """At the end: how long to wait for what was received to be analyzed and saved."""
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Arguments, then the environment, then the file that `load` names."""
+        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls)
+
+
+def load(arguments: dict[str, Any], file: Path | None) -> Settings:
+    """The settings from what was given on the command line (None: not given), the environment and a TOML file."""
+    if file is not None and not file.is_file():
+        raise UsageError(f"--config {file}: there is no such file")
+
+    class FromFile(Settings):
+        model_config = SettingsConfigDict(toml_file=file)
+
+    given = {name: value for name, value in arguments.items() if value is not None}
+    try:
+        return FromFile(**given)
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = ".".join(str(part) for part in first["loc"])
+        if first["type"] == "extra_forbidden":
+            known = ", ".join(Settings.model_fields)
+            raise UsageError(f"there is no setting {name}: the settings are {known}") from None
+        raise UsageError(f"setting {name} is {first.get('input')!r}: {first['msg'].lower()}") from None
+    except ValueError as error:
+        raise UsageError(f"--config {file} is no TOML: {error}") from None

@@ -1,0 +1,221 @@
+"""One look at the loss: fits, probabilities and tests, before any decision."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stallwatch.detector.stats.hinge import HingePosterior, fit_hinges
+from stallwatch.detector.stats.oscillation import Swing, find_swing
+from stallwatch.detector.stats.robust import noise_from_differences
+from stallwatch.detector.stats.student import student_quantile
+from stallwatch.detector.stats.trend import Trend, fit_trend, variance_inflation
+
+if TYPE_CHECKING:
+    from stallwatch.detector.signals.history import BlockHistory
+    from stallwatch.detector.signals.loss import LossSignal
+    from stallwatch.detector.signals.loss_config import LossConfig
+
+Floats = NDArray[np.float64]
+
+_BLOCKS = 64
+_TRANSIENT = 0.1
+"""Share of the age left out at the start, where the curve is steepest and says least about the future."""
+_LATE = 0.5
+_MISFIT = 1.25
+"""Residuals this much larger than the noise between neighbours show a curve with more bends than the model has."""
+_BENT = 0.3
+"""... and so does a correlation of neighbouring residuals above this."""
+_TAIL_SHARES = (0.125, 0.25, 0.5)
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """What one look found. Losses in units of the loss, times in steps."""
+
+    step: int
+    age: int
+    """Steps since the settings last changed."""
+    run_age: int
+    """Steps since the run began."""
+    horizon: int
+    gain: float
+    """The material gain over the horizon."""
+    posterior: HingePosterior
+    plateau_probability: float
+    expected_gain: float
+    trend: Trend
+    """Line through the latest half."""
+    after_break: Trend | None
+    """Line through what follows the estimated break."""
+    latest: Trend | None
+    """Line through the latest eighth."""
+    noise: float
+    block_noise: float
+    best: float
+    rise: float
+    rise_sigma: float
+    rising: bool
+    swing: Swing | None
+    alternating: float
+    """Lag-1 correlation of the raw values around their median; strongly negative when they bounce."""
+    level: float
+    origin: int
+    settled: int
+    """Steps since the learning rate was last raised; the run's age when it never was."""
+    best_step: int
+    """Where the best level was."""
+
+    def gain_interval(self, steps: int, config: LossConfig) -> tuple[float, float]:
+        """95 % interval of the improvement over the next `steps`, in units of the loss.
+
+        A fitted curve knows its own errors, not that schedules and data change: `drift_share` widens the interval.
+        """
+        ahead = steps / self.age
+        extra = config.drift_share * self.drift_scale * math.log1p(steps / self.run_age)
+        return self.posterior.gain_interval(ahead, extra)
+
+    @property
+    def drift_scale(self) -> float:
+        """The loss itself, as the size that a change of course is measured by."""
+        return abs(self.level)
+
+
+def grid(history: BlockHistory, origin: int, start: int, stop: int) -> Floats:
+    """Block means of [start, stop): the older half of the age coarse, the recent half finer; rows (step, value, weight)."""
+    age = stop - origin
+    coarse = history.level_for(age, _BLOCKS)
+    fine = history.level_for(max(age // 2, 1), _BLOCKS)
+    if fine >= coarse:
+        return history.blocks(coarse, start, stop)
+    half = (stop - age // 2) >> coarse << coarse
+    older = history.blocks(coarse, start, half) if start < half else np.zeros((0, 3))
+    return np.concatenate((older, history.blocks(fine, max(half, start), stop)))
+
+
+def window(history: BlockHistory, stop: int, steps: int) -> Floats:
+    """Block means of the last `steps` steps, 8 to 64 of them where that many are kept."""
+    level = history.level_for(steps, 16)
+    return history.blocks(level, stop - steps, stop)
+
+
+def material_gain(signal: LossSignal, level: float, block_noise: float) -> float:
+    """The smallest improvement over the horizon that counts as learning."""
+    config = signal.config
+    first = float(np.median(signal.first_values))
+    progress = abs(first - level)
+    size = abs(level) if signal.lowest > 0 else math.inf
+    scale = min(progress, size)
+    unresolved = config.noise_share * block_noise
+    if math.isfinite(size):
+        unresolved = min(max(unresolved, config.trifle_share * size), config.level_share * size)
+    gain = max(config.material_share * scale, unresolved)
+    return max(gain, 1e-12 * abs(level), 1e-90)
+
+
+def look(signal: LossSignal) -> Evidence | None:
+    """Fit everything at the latest step; None while the blocks are too few."""
+    config, history = signal.config, signal.history
+    stop = history.last + 1
+    age, run_age = stop - signal.origin, stop - history.first
+    rows = grid(history, signal.origin, signal.origin + math.floor(_TRANSIENT * age), stop)
+    if len(rows) < 8:
+        return None
+    steps, values, weights = rows.T
+    level = float(np.mean(values[-max(3, len(values) // 12) :]))
+    block_noise = noise_from_differences(values)
+    gain = material_gain(signal, level, block_noise)
+    horizon = config.horizon_share * max(age, 0.5 * run_age)
+    if config.total_steps:
+        horizon = max(horizon, 0.1 * config.total_steps)
+    relative = (steps + 1 - signal.origin) / age
+    posterior = fit_hinges(relative, values, weights, gain, horizon / age, config.trend_prior)
+    late = relative >= _LATE
+    bent = posterior.residual > _MISFIT * block_noise or posterior.correlation > _BENT
+    if bent and np.count_nonzero(late) >= 16:
+        # One hinge does not explain this history: it had more than one bend. Only its later half speaks then.
+        posterior = fit_hinges(
+            relative[late], values[late], weights[late], gain, horizon / age, config.trend_prior
+        )
+    trends = {share: _trend(window(history, stop, max(8, math.floor(share * age)))) for share in _TAIL_SHARES}
+    half = trends[0.5] or fit_trend(steps, values)
+    if half is None:
+        return None
+    tau, _ = posterior.break_time()
+    tail = min(0.8, max(0.12, 0.85 * (1 - tau)))
+    smooth = np.convolve(values, np.ones(3) / 3, "valid")
+    lowest = int(np.argmin(smooth))
+    best = float(smooth[lowest])
+    rise, rise_sigma, rising = _rise(signal, stop, age, gain, best, posterior.correlation, trends)
+    raw = np.array(signal.recent.values[-256:])
+    return Evidence(
+        step=history.last, age=age, run_age=run_age, horizon=max(1, round(horizon)), gain=gain, posterior=posterior,
+        plateau_probability=posterior.probability_gain_below(gain, horizon / age),
+        expected_gain=posterior.expected_gain(horizon / age), trend=half,
+        after_break=_trend(window(history, stop, max(8, math.floor(tail * age)))),
+        latest=trends[_TAIL_SHARES[0]], noise=noise_from_differences(raw), block_noise=block_noise, best=best, rise=rise, rise_sigma=rise_sigma,
+        rising=rising, swing=find_swing(steps[-48:], values[-48:], 2 * gain), alternating=_alternation(raw), level=level,
+        origin=signal.origin, settled=history.last - max(signal.rates.raised_at, history.first - 1), best_step=round(float(steps[lowest + 1])),
+    )  # fmt: skip
+
+
+def _trend(rows: Floats) -> Trend | None:
+    return fit_trend(rows[:, 0], rows[:, 1], rows[:, 2]) if len(rows) else None
+
+
+def _alternation(raw: Floats) -> float:
+    """Lag-1 correlation of clipped deviations from the median; 0 with fewer than 64 values."""
+    if len(raw) < 64:
+        return 0.0
+    deviation = raw - np.median(raw)
+    limit = 6 * float(np.median(np.abs(deviation)))
+    deviation = np.clip(deviation, -limit, limit)
+    power = float(deviation @ deviation)
+    return float(deviation[1:] @ deviation[:-1]) / power if power > 0 else 0.0
+
+
+def _rise(
+    signal: LossSignal,
+    stop: int,
+    age: int,
+    gain: float,
+    best: float,
+    correlation: float,
+    trends: dict[float, Trend | None],
+) -> tuple[float, float, bool]:
+    """How far the latest eighth stands above the best level, in units and in errors, and whether that is a divergence."""
+    rows = window(signal.history, stop, max(8, math.floor(0.125 * age)))
+    wide = window(signal.history, stop, max(8, math.floor(0.5 * age)))
+    if len(rows) < 6 or len(wide) < 8:
+        return 0.0, 0.0, False
+    values = rows[:, 1]
+    # Noise of these narrower blocks, from the wider ones.
+    scale = math.sqrt(float(np.median(wide[:, 2])) / max(float(np.median(rows[:, 2])), 1e-300))
+    noise = max(noise_from_differences(wide[:, 1]) * scale, 1e-9 * gain)
+    inflation = math.sqrt(variance_inflation(correlation))
+    half = max(2, len(values) // 2)
+    rise = float(np.mean(values[-half:])) - best
+    error = noise * inflation * math.sqrt(1 / half + 1 / 3)
+    recovering = float(np.mean(values[:half])) - float(np.mean(values[-half:]))
+    progress = abs(float(np.median(signal.first_values)) - best)
+    jump = (
+        rise > 7 * error
+        and rise > max(2 * gain, 0.05 * progress)
+        and recovering < 2 * noise * inflation * math.sqrt(2 / half)
+    )
+    looks = max(1.0, math.log(max(age, 12) / 12) / math.log(1.5) + 1)
+    level = 0.01 / (4.5 * looks)
+    latest = trends[_TAIL_SHARES[0]]
+    falling = latest is not None and latest.interval(0.9)[1] < 0
+    climbing = not falling and any(
+        trend is not None
+        and trend.slope > student_quantile(1 - level, trend.degrees) * trend.error
+        and trend.slope * trend.span > 2 * gain
+        and rise > max(2 * gain, 2 * error)
+        for trend in trends.values()
+    )
+    return rise, rise / error, jump or climbing

@@ -1,0 +1,119 @@
+"""From evidence to a state, with persistence: a state changes only when several looks agree."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from stallwatch.detector.signals.loss_config import LossConfig
+    from stallwatch.detector.signals.loss_look import Evidence
+
+_SLOW_MULTIPLE = 5.0
+"""An expected gain below this many material gains is slow."""
+
+
+def _onset(state: str, evidence: Evidence) -> tuple[int, float]:
+    """Where a state that was called at this look began, and one standard error of that, in steps."""
+    if state == "plateau":
+        tau, spread = evidence.posterior.break_time()
+        start = evidence.origin + round(tau * evidence.age)
+        return min(start, evidence.step), max(spread, 0.02) * evidence.age
+    if state == "diverging":
+        return min(evidence.best_step, evidence.step), 0.02 * evidence.age
+    return evidence.step, 0.05 * evidence.age
+
+
+@dataclass(slots=True)
+class StateMachine:
+    """The state and the looks that speak for leaving it."""
+
+    state: str = "warming_up"
+    since: int = 0
+    """Estimate of the step at which the state began."""
+    since_error: float = 0.0
+    plateau_from: int = -1
+    """Step of the first look of the present unbroken row that found a plateau; -1 when there is none."""
+    plateau_looks: int = 0
+    rising_looks: int = 0
+    swing_looks: int = 0
+
+    def reopen(self, step: int) -> None:
+        """The settings changed."""
+        self.plateau_from, self.plateau_looks, self.rising_looks, self.swing_looks = -1, 0, 0, 0
+        if self.state != "warming_up":
+            self.state, self.since, self.since_error = "improving", step, 0.0
+
+    def update(self, evidence: Evidence, config: LossConfig) -> None:
+        """Take one look."""
+        flat = self._flat(evidence, config)
+        if flat:
+            if self.plateau_from < 0:
+                self.plateau_from = evidence.step
+            self.plateau_looks += 1
+        elif evidence.plateau_probability < 0.6 or self._moving(evidence):
+            self.plateau_from, self.plateau_looks = -1, 0
+        self.rising_looks = self.rising_looks + 1 if evidence.rising else 0
+        bouncing = evidence.swing is not None or evidence.alternating < -0.4
+        self.swing_looks = self.swing_looks + 1 if bouncing else 0
+        state = self._decide(evidence, config)
+        if state != self.state:
+            self.state = state
+            self.since, self.since_error = _onset(state, evidence)
+
+    def confidence(self, evidence: Evidence, config: LossConfig) -> float:
+        """Probability that the state is right."""
+        if self.state == "plateau":
+            return evidence.plateau_probability
+        if self.state in {"improving", "slow"}:
+            return 1 - evidence.plateau_probability
+        if self.state == "diverging":
+            return max(0.5, 1 - math.exp(-max(evidence.rise_sigma, 0.0)))
+        if self.state == "oscillating":
+            return 1 - evidence.swing.probability if evidence.swing else 0.9
+        return 0.5
+
+    def _decide(self, evidence: Evidence, config: LossConfig) -> str:
+        _, high = evidence.trend.interval(0.9)
+        surest_gain = -high * evidence.horizon
+        persisted = 0.05 * evidence.age
+        if self.rising_looks >= 3:
+            return "diverging"
+        if self.state == "diverging" and not self._recovered(evidence):
+            return "diverging"
+        if self.swing_looks >= 3 and evidence.expected_gain <= evidence.gain:
+            return "oscillating"
+        if self.plateau_looks >= 3 and evidence.step - self.plateau_from >= persisted:
+            return "plateau"
+        if evidence.plateau_probability < 0.5 and (surest_gain > 0 or evidence.plateau_probability < 0.1):
+            return "slow" if evidence.expected_gain < _SLOW_MULTIPLE * evidence.gain else "improving"
+        if self.state in {"plateau", "diverging", "oscillating"} and self.plateau_looks == 0:
+            return "slow"
+        return self.state
+
+    @staticmethod
+    def _recovered(evidence: Evidence) -> bool:
+        """Whether a loss that had risen is back near its best, or surely on its way there."""
+        back = evidence.rise <= max(2 * evidence.gain, 2 * evidence.rise / max(evidence.rise_sigma, 1e-9))
+        latest = evidence.latest
+        falling = latest is not None and latest.interval(0.9)[1] < 0
+        return back or falling or evidence.plateau_probability < 0.1
+
+    @staticmethod
+    def _moving(evidence: Evidence) -> bool:
+        """Whether what follows the break still falls, materially and significantly."""
+        trend = evidence.after_break
+        if trend is None:
+            return False
+        return -trend.slope * evidence.horizon > evidence.gain and trend.interval(0.9)[1] < 0
+
+    def _flat(self, evidence: Evidence, config: LossConfig) -> bool:
+        mature = config.total_steps is None or evidence.run_age >= config.mature_share * config.total_steps
+        return (
+            evidence.plateau_probability >= 1 - config.false_alarm_rate
+            and not self._moving(evidence)
+            and evidence.settled >= config.settle_share * evidence.run_age
+            and evidence.age >= config.hold_share * evidence.run_age
+            and mature
+        )

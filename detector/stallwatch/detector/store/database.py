@@ -1,0 +1,239 @@
+"""The store: SQLite by default, PostgreSQL by URL. Every change of a run is one transaction."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from sqlalchemy import Connection, Engine, create_engine, delete, event, insert, inspect, select, update
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, SQLAlchemyError
+
+from stallwatch.detector.core.findings import Finding
+from stallwatch.detector.core.views import RunView
+from stallwatch.detector.errors import StoreError
+from stallwatch.detector.store import tables
+from stallwatch.detector.store.codec import decode_finding, decode_view, encode_finding, encode_view
+
+SNAPSHOTS_KEPT = 2
+"""The last one, and one more for when the last one turns out to be damaged."""
+BUSY_SECONDS = 30.0
+"""How long a writer waits for another process's transaction."""
+
+
+def sqlite_url(directory: Path) -> str:
+    """Where the store is when no URL is given."""
+    return f"sqlite:///{directory.resolve() / 'stallwatch.db'}"
+
+
+@dataclass(frozen=True, slots=True)
+class StoredSnapshot:
+    """One snapshot of a run's analysis."""
+
+    id: int
+    taken_at: float
+    data: bytes
+    recording_bytes: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class StoredRun:
+    """What is known of a run without reading its snapshot."""
+
+    run: str
+    state: str
+    updated_at: float
+    view: RunView
+
+
+class Store:
+    """Reads and writes; safe to use from several threads and processes."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self._engine = _engine(url)
+
+    def prepare(self) -> None:
+        """Create the tables, or check that they are of this version."""
+        try:
+            with self._engine.begin() as connection:
+                if not inspect(connection).has_table(tables.schema.name):
+                    tables.metadata.create_all(connection)
+                    connection.execute(insert(tables.schema).values(version=tables.SCHEMA_VERSION))
+                version = connection.execute(select(tables.schema.c.version)).scalar_one()
+        except SQLAlchemyError as error:
+            raise StoreError(f"cannot open the store {self.shown_url}: {_first_line(error)}") from error
+        if version != tables.SCHEMA_VERSION:
+            raise StoreError(
+                f"the store {self.shown_url} has schema version {version}, and this is for version "
+                f"{tables.SCHEMA_VERSION}: use the version of stallwatch that wrote it, or another --data-dir"
+            )
+
+    @property
+    def is_local(self) -> bool:
+        """Whether only processes on this machine reach it."""
+        return self._engine.dialect.name == "sqlite"
+
+    @property
+    def shown_url(self) -> str:
+        """The URL without its password."""
+        return self._engine.url.render_as_string(hide_password=True)
+
+    def save(
+        self,
+        view: RunView,
+        data: bytes,
+        findings: Iterable[Finding],
+        *,
+        taken_at: float,
+        recording_bytes: int | None = None,
+    ) -> None:
+        """Write a run's snapshot, its view and its changed findings: all of them or none."""
+        try:
+            with self._engine.begin() as connection:
+                row = {"state": view.state, "updated_at": view.updated_at, "view": encode_view(view)}
+                self._upsert(connection, tables.runs, {"run": view.run}, row)
+                connection.execute(
+                    insert(tables.snapshots).values(
+                        run=view.run,
+                        taken_at=taken_at,
+                        data=data,
+                        recording_bytes=recording_bytes,
+                        damaged=False,
+                    )
+                )
+                self._forget_old(connection, view.run)
+                for finding in findings:
+                    self._upsert(connection, tables.findings, {"id": finding.id}, _finding_row(finding))
+        except SQLAlchemyError as error:
+            raise StoreError(f"cannot write to {self.shown_url}: {_first_line(error)}") from error
+
+    def snapshots(self, run: str) -> list[StoredSnapshot]:
+        """The usable snapshots of a run, the newest first."""
+        columns = tables.snapshots.c
+        query = (
+            select(columns.id, columns.taken_at, columns.data, columns.recording_bytes)
+            .where(columns.run == run, columns.damaged.is_(False))
+            .order_by(columns.id.desc())
+        )
+        return [
+            StoredSnapshot(row.id, row.taken_at, row.data, row.recording_bytes) for row in self._rows(query)
+        ]
+
+    def set_aside(self, snapshot: StoredSnapshot) -> None:
+        """Mark a snapshot that could not be read, so that it is not tried again."""
+        with self._engine.begin() as connection:
+            columns = tables.snapshots.c
+            connection.execute(update(tables.snapshots).where(columns.id == snapshot.id).values(damaged=True))
+
+    def runs(self) -> list[StoredRun]:
+        """Every run there has been, the latest first. One whose view is of another version is left out."""
+        query = select(tables.runs).order_by(tables.runs.c.updated_at.desc())
+        return [stored for row in self._rows(query) if (stored := _stored_run(row)) is not None]
+
+    def run(self, name: str) -> StoredRun | None:
+        """One run, or None when there is none of that name."""
+        rows = self._rows(select(tables.runs).where(tables.runs.c.run == name))
+        return _stored_run(rows[0]) if rows else None
+
+    def findings(self, run: str) -> list[Finding]:
+        """Every finding of a run, in the order in which they were opened."""
+        columns = tables.findings.c
+        query = select(columns.body).where(columns.run == run).order_by(columns.opened_at, columns.id)
+        return [decode_finding(row.body) for row in self._rows(query)]
+
+    def check(self) -> None:
+        """Raise `StoreError` unless the store can be read and written now."""
+        try:
+            with self._engine.begin() as connection:
+                connection.execute(
+                    update(tables.schema)
+                    .where(tables.schema.c.version == tables.SCHEMA_VERSION)
+                    .values(version=tables.SCHEMA_VERSION)
+                )
+        except SQLAlchemyError as error:
+            raise StoreError(f"cannot write to {self.shown_url}: {_first_line(error)}") from error
+
+    def close(self) -> None:
+        """Give the connections back."""
+        self._engine.dispose()
+
+    def _rows(self, query: Any) -> list[Any]:
+        try:
+            with self._engine.connect() as connection:
+                return list(connection.execute(query))
+        except SQLAlchemyError as error:
+            raise StoreError(f"cannot read from {self.shown_url}: {_first_line(error)}") from error
+
+    def _upsert(
+        self, connection: Connection, table: Any, key: dict[str, Any], values: dict[str, Any]
+    ) -> None:
+        dialect = postgresql if self._engine.dialect.name == "postgresql" else sqlite
+        statement = dialect.insert(table).values(**key, **values)
+        connection.execute(statement.on_conflict_do_update(index_elements=list(key), set_=values))
+
+    def _forget_old(self, connection: Connection, run: str) -> None:
+        columns = tables.snapshots.c
+        kept = (
+            select(columns.id)
+            .where(columns.run == run, columns.damaged.is_(False))
+            .order_by(columns.id.desc())
+            .limit(SNAPSHOTS_KEPT)
+        )
+        oldest = min(row.id for row in connection.execute(kept))
+        connection.execute(
+            delete(tables.snapshots).where(
+                columns.run == run, columns.id < oldest, columns.damaged.is_(False)
+            )
+        )
+
+
+def _engine(url: str) -> Engine:
+    try:
+        engine = create_engine(url, pool_pre_ping=True)
+    except (ArgumentError, NoSuchModuleError, ImportError) as error:
+        raise StoreError(
+            f"the store URL is not usable ({error}): it is sqlite:///PATH, or postgresql+psycopg://USER@HOST/NAME "
+            "with stallwatch[postgresql] installed"
+        ) from error
+    if engine.dialect.name not in {"sqlite", "postgresql"}:
+        raise StoreError(f"the store may be SQLite or PostgreSQL, not {engine.dialect.name}")
+    if engine.dialect.name == "sqlite":
+        event.listen(engine, "connect", _prepare_sqlite)
+    return engine
+
+
+def _prepare_sqlite(connection: Any, _record: Any) -> None:
+    cursor = connection.cursor()
+    cursor.execute(f"PRAGMA busy_timeout={int(BUSY_SECONDS * 1000)}")
+    cursor.execute("PRAGMA journal_mode=WAL")
+    # An agent forgets what it was told is safe on disk: that must be true after a power cut too.
+    cursor.execute("PRAGMA synchronous=FULL")
+    cursor.close()
+
+
+def _finding_row(finding: Finding) -> dict[str, Any]:
+    return {
+        "run": finding.run,
+        "kind": finding.kind,
+        "severity": finding.severity,
+        "status": finding.status,
+        "opened_at": finding.opened_at,
+        "resolved_at": finding.resolved_at,
+        "body": encode_finding(finding),
+    }
+
+
+def _stored_run(row: Any) -> StoredRun | None:
+    try:
+        return StoredRun(row.run, row.state, row.updated_at, decode_view(row.view))
+    except msgspec.DecodeError:
+        return None
+
+
+def _first_line(error: SQLAlchemyError) -> str:
+    cause = error.orig if isinstance(error, DBAPIError) else error
+    return str(cause).splitlines()[0] if str(cause) else type(error).__name__

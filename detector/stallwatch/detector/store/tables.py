@@ -1,0 +1,63 @@
+"""The tables. Large values are opaque blobs: what is in them is the business of `store.codec` and `engine.snapshot`."""
+
+from __future__ import annotations
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    Double,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    String,
+    Table,
+)
+
+SCHEMA_VERSION = 1
+
+metadata = MetaData()
+
+schema = Table(
+    "stallwatch_schema",
+    metadata,
+    Column("version", Integer, primary_key=True),
+)
+
+runs = Table(
+    "stallwatch_runs",
+    metadata,
+    Column("run", String(128), primary_key=True),
+    Column("state", String(32), nullable=False),
+    Column("updated_at", Double, nullable=False),
+    Column("view", LargeBinary, nullable=False),
+)
+
+snapshots = Table(
+    "stallwatch_snapshots",
+    metadata,
+    # SQLite counts up only a column whose type is exactly INTEGER.
+    Column("id", BigInteger().with_variant(Integer, "sqlite"), primary_key=True, autoincrement=True),
+    Column("run", String(128), nullable=False),
+    Column("taken_at", Double, nullable=False),
+    Column("data", LargeBinary, nullable=False),
+    # Where the recording ended when this was taken; NULL when the run was not recorded.
+    Column("recording_bytes", BigInteger, nullable=True),
+    # Set when it could not be read back: kept for whoever wants to know why, never used again.
+    Column("damaged", Boolean, nullable=False, default=False),
+    Index("stallwatch_snapshots_by_run", "run", "id"),
+)
+
+findings = Table(
+    "stallwatch_findings",
+    metadata,
+    Column("id", String(256), primary_key=True),
+    Column("run", String(128), nullable=False, index=True),
+    Column("kind", String(64), nullable=False),
+    Column("severity", String(16), nullable=False),
+    Column("status", String(16), nullable=False),
+    Column("opened_at", Double, nullable=False),
+    Column("resolved_at", Double, nullable=True),
+    Column("body", LargeBinary, nullable=False),
+)

@@ -1,0 +1,264 @@
+"""A data-parallel job without processes: what its ranks would send, with known faults, and its analysis.
+
+Steps are made for all ranks at once as columns; faults edit the columns. `play` hands them to an analysis rank by rank, in
+batches, with heartbeats and ticks, on a clock of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+from stallwatch.detector.analysis import AnalysisConfig, RunAnalysis
+from stallwatch.detector.core.inputs import (
+    Parallelism,
+    Phase,
+    RankBatch,
+    RankHeartbeat,
+    RankHello,
+    SampledRecord,
+    StepBlock,
+)
+
+START = 1_700_000_000.0
+BLOCKS = ("embed", "layers.0", "layers.1", "head")
+
+
+@dataclass
+class Columns:
+    """Columns of consecutive steps of all ranks, each of shape (steps, ranks)."""
+
+    step: np.ndarray
+    loss_sum: np.ndarray
+    samples: np.ndarray
+    step_seconds: np.ndarray
+    input_seconds: np.ndarray
+    forward_seconds: np.ndarray
+    backward_seconds: np.ndarray
+    sync_seconds: np.ndarray
+    optimizer_seconds: np.ndarray
+    ddp_iteration: np.ndarray
+    collectives: np.ndarray
+    gradient_fingerprint: np.ndarray
+    learning_rate: float = 0.1
+
+    def block(self, rank: int, low: int, high: int) -> StepBlock:
+        """Rows [low, high) of one rank."""
+        rows = slice(low, high)
+        count = len(self.step[rows])
+        return StepBlock(
+            step=self.step[rows].astype(np.int64),
+            loss_sum=self.loss_sum[rows, rank].copy(),
+            samples=self.samples[rows, rank].copy(),
+            micro_batches=np.ones(count, np.int64),
+            learning_rate=np.full((count, 1), self.learning_rate),
+            step_seconds=self.step_seconds[rows, rank].copy(),
+            input_seconds=self.input_seconds[rows, rank].copy(),
+            forward_seconds=self.forward_seconds[rows, rank].copy(),
+            backward_seconds=self.backward_seconds[rows, rank].copy(),
+            sync_seconds=self.sync_seconds[rows, rank].copy(),
+            optimizer_seconds=self.optimizer_seconds[rows, rank].copy(),
+            ddp_iteration=self.ddp_iteration[rows, rank].copy(),
+            collectives=self.collectives[rows, rank].copy(),
+            gradient_fingerprint=self.gradient_fingerprint[rows, rank].copy(),
+            optimizer_steps=np.ones(count, np.int64),
+        )
+
+
+Fault = Callable[[Columns], None]
+SampleFault = Callable[[int, int, SampledRecord], SampledRecord]
+
+
+@dataclass
+class Job:
+    """A job and how it is watched."""
+
+    ranks: int = 4
+    steps: int = 200
+    seed: int = 1
+    step_seconds: float = 0.2
+    jitter: float = 0.05
+    first_step: int = 0
+    parallelism: Parallelism = Parallelism.DATA_PARALLEL
+    batch_steps: int = 5
+    sample_period: int = 25
+    faults: tuple[Fault, ...] = ()
+    sample_fault: SampleFault | None = None
+    restart_count: int = 0
+    launch_id: str = "launch"
+    incarnation: int = 1_000
+    total_steps: int = 0
+    run: str = "job"
+    sequence: dict[int, int] = field(default_factory=dict)
+
+    def columns(self) -> Columns:
+        """All its steps."""
+        rng = np.random.default_rng(self.seed)
+        shape = (self.steps, self.ranks)
+        step = self.first_step + np.arange(self.steps)
+        base = self.step_seconds
+
+        def lasting(share: float) -> np.ndarray:
+            return base * share * rng.lognormal(0.0, self.jitter, shape)
+
+        own = {"input": lasting(0.05), "forward": lasting(0.3), "backward": lasting(0.45), "optimizer": lasting(0.05)}
+        level = (2.0 + 1.0 / (1.0 + step[:, None] / 50.0)) * rng.lognormal(0.0, 0.02, shape)
+        made = Columns(
+            step=step,
+            loss_sum=level * 8,
+            samples=np.full(shape, 8.0),
+            step_seconds=np.zeros(shape),
+            input_seconds=own["input"],
+            forward_seconds=own["forward"],
+            backward_seconds=own["backward"],
+            sync_seconds=np.zeros(shape),
+            optimizer_seconds=own["optimizer"],
+            ddp_iteration=np.repeat(np.arange(1, self.steps + 1)[:, None], self.ranks, axis=1),
+            collectives=np.repeat(3 * np.arange(1, self.steps + 1)[:, None], self.ranks, axis=1),
+            gradient_fingerprint=np.repeat(rng.integers(0, 1 << 60, (self.steps, 1)), self.ranks, axis=1),
+        )
+        for fault in self.faults:
+            fault(made)
+        before_sync = made.input_seconds + made.forward_seconds + made.backward_seconds
+        arrival = before_sync.max(axis=1, keepdims=True)
+        communication = base * 0.1 * rng.lognormal(0.0, self.jitter, (self.steps, 1))
+        made.sync_seconds += arrival - before_sync + communication
+        made.step_seconds += before_sync + made.sync_seconds + made.optimizer_seconds
+        return made
+
+    def hello(self, rank: int) -> RankHello:
+        """Who speaks."""
+        return RankHello(
+            run=self.run,
+            rank=rank,
+            world_size=self.ranks,
+            incarnation=self.incarnation + rank,
+            hostname=f"node{rank // 8}",
+            restart_count=self.restart_count,
+            launch_id=self.launch_id,
+            backend="gloo",
+            parallelism=self.parallelism,
+            blocks=BLOCKS,
+            first_step=self.first_step,
+            sample_period=self.sample_period,
+            total_steps=self.total_steps,
+        )
+
+    def sample(self, step: int, rank: int) -> SampledRecord:
+        """A sampled record of a healthy replica, and what the fault makes of it."""
+        rng = np.random.default_rng((self.seed, step))
+        shared = rng.integers(0, 1 << 63, (2, len(BLOCKS)), dtype=np.uint64)
+        own = np.random.default_rng((self.seed, step, rank))
+        record = SampledRecord(
+            step=step,
+            local_gradient_square=float(4.0 * own.lognormal(0, 0.1)),
+            reduced_gradient_square=float(2.0 * rng.lognormal(0, 0.1)),
+            update_square=0.01,
+            parameter_square=100.0,
+            gradient_fingerprints=tuple(shared[0].tolist()),
+            parameter_fingerprints=tuple(shared[1].tolist()),
+            samples=8.0,
+        )
+        return self.sample_fault(step, rank, record) if self.sample_fault else record
+
+    def batches(self) -> Iterator[tuple[float, int, RankBatch]]:
+        """(seconds since the start, rank, batch), in the order of time."""
+        made = self.columns()
+        ends = np.cumsum(np.nan_to_num(made.step_seconds).max(axis=1))
+        for low in range(0, self.steps, self.batch_steps):
+            high = min(low + self.batch_steps, self.steps)
+            for rank in range(self.ranks):
+                self.sequence[rank] = self.sequence.get(rank, 0) + 1
+                samples = (
+                    tuple(
+                        self.sample(int(step), rank)
+                        for step in made.step[low:high]
+                        if int(step) % self.sample_period == 0
+                    )
+                    if self.sample_period
+                    else ()
+                )
+                batch = RankBatch(sequence=self.sequence[rank], steps=made.block(rank, low, high), samples=samples)
+                yield float(ends[high - 1]), rank, batch
+
+
+def attach(analysis: RunAnalysis, job: Job, now: float) -> None:
+    """All ranks say hello."""
+    for rank in range(job.ranks):
+        analysis.hello(now, job.hello(rank))
+
+
+def play(analysis: RunAnalysis, job: Job, now: float = START, *, hello: bool = True, beats: bool = False) -> float:
+    """Hand a job's telemetry to an analysis, with a tick each second; return the time at the end."""
+    if hello:
+        attach(analysis, job, now)
+    start, ticked = now, now
+    for since, rank, batch in job.batches():
+        now = start + since
+        while ticked + 1.0 <= now:
+            ticked += 1.0
+            if beats:
+                beat_all(analysis, job, ticked, Phase.FORWARD, last_step=-1)
+            analysis.tick(ticked)
+        analysis.batch(now, rank, job.incarnation + rank, batch)
+    return now
+
+
+def beat_all(
+    analysis: RunAnalysis,
+    job: Job,
+    now: float,
+    phase: Phase | dict[int, Phase],
+    *,
+    last_step: int = -1,
+    phase_seconds: float = 0.0,
+    collectives: dict[int, int] | int = -1,
+    stacks: dict[int, str] | None = None,
+    ranks: range | tuple[int, ...] | None = None,
+) -> None:
+    """A heartbeat of every rank."""
+    for rank in ranks if ranks is not None else range(job.ranks):
+        beat = RankHeartbeat(
+            phase=phase if isinstance(phase, Phase) else phase[rank],
+            phase_seconds=phase_seconds,
+            last_step=last_step,
+            collectives=collectives if isinstance(collectives, int) else collectives[rank],
+            stack=(stacks or {}).get(rank, ""),
+        )
+        analysis.heartbeat(now, rank, job.incarnation + rank, beat)
+
+
+def analyze(job: Job, config: AnalysisConfig | None = None) -> RunAnalysis:
+    """A job from beginning to end, but for the goodbye."""
+    analysis = RunAnalysis(job.run, config)
+    play(analysis, job)
+    return analysis
+
+
+def finish(analysis: RunAnalysis, job: Job, now: float) -> None:
+    """All ranks say goodbye."""
+    for rank in range(job.ranks):
+        analysis.goodbye(now, rank, job.incarnation + rank, "finished", job.first_step + job.steps - 1)
+
+
+def kinds(analysis: RunAnalysis, *, learning: bool = False) -> set[str]:
+    """Kinds of all findings so far; those about the loss only when asked for."""
+    return {each.kind for each in analysis.findings() if learning or each.category != "learning"}
+
+
+def one(analysis: RunAnalysis, kind: str):
+    """The only finding of a kind."""
+    (finding,) = [each for each in analysis.findings() if each.kind == kind]
+    return finding
+
+
+def restarted(job: Job, **changes: object) -> Job:
+    """The next attempt of a job."""
+    return replace(
+        job,
+        incarnation=job.incarnation + 1_000,
+        restart_count=job.restart_count + 1,
+        sequence={},
+        **changes,
+    )

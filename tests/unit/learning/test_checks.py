@@ -1,0 +1,167 @@
+"""The learning checks: what they call, what they say, and that they resolve."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterable
+
+import numpy as np
+import pytest
+from support.loss_curves import flat_from, noisy, power_law
+
+from stallwatch.detector.checks.contract import Check
+from stallwatch.detector.checks.learning import LEARNING_CHECKS
+from stallwatch.detector.checks.loss_spike import LossSpike, LossSpikeConfig
+from stallwatch.detector.checks.non_finite import NonFinite
+from stallwatch.detector.core.learning import LossPoint
+from stallwatch.detector.core.observations import EvaluationObservation, StepObservation
+from stallwatch.detector.core.verdicts import Verdict
+from stallwatch.detector.core.vocabulary import VOCABULARY
+from stallwatch.detector.signals.loss import LossSignal
+
+
+def run(values: Iterable[float], evaluations: dict[int, float] | None = None) -> dict[str, list[Verdict]]:
+    """All verdicts of all learning checks over one curve, by kind."""
+    signal = LossSignal()
+    checks: list[Check] = [check() for check in LEARNING_CHECKS.values()]
+    out: dict[str, list[Verdict]] = {kind: [] for kind in LEARNING_CHECKS}
+    for step, value in enumerate(values):
+        observations: list[object] = [LossPoint(step, float(value))]
+        observations += signal.update(observations[0])
+        if evaluations and step in evaluations:
+            observations.append(EvaluationObservation(step, evaluations[step], 100.0))
+        for observation in observations:
+            for check in checks:
+                if isinstance(observation, check.consumes):
+                    verdict = check.update(observation)
+                    if verdict is not None:
+                        out[check.kind].append(verdict)
+    return out
+
+
+def firing(found: dict[str, list[Verdict]]) -> set[str]:
+    """Kinds that ever fired."""
+    return {kind for kind, verdicts in found.items() if any(verdict.firing for verdict in verdicts)}
+
+
+@pytest.mark.parametrize("kind", sorted(LEARNING_CHECKS))
+def test_every_check_keeps_the_contract(kind: str) -> None:
+    """A check is a dataclass of plain state whose kind is in the vocabulary and whose config is frozen."""
+    check = LEARNING_CHECKS[kind]()
+    assert isinstance(check, Check)
+    assert check.kind == kind
+    assert kind in VOCABULARY
+    assert dataclasses.is_dataclass(check)
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        setattr(check.config, dataclasses.fields(check.config)[0].name, 1)
+
+
+@pytest.mark.parametrize("values", [[math.nan] * 50, [math.inf] * 50, [0.0] * 50, [1.0, math.nan] * 40])
+def test_no_check_falls_over_strange_values(values: list[float]) -> None:
+    """NaN, infinities and zeros raise nothing."""
+    run(values)
+
+
+def test_a_plateau_is_found_with_numbers_and_advice() -> None:
+    """A plateau names its level, its onset and what to do."""
+    found = run(noisy(flat_from(power_law(0.3), 2000), 8000, 0.02, 1))
+    assert firing(found) == {"plateau"}
+    verdict = next(verdict for verdict in found["plateau"] if verdict.firing)
+    assert "flat" in verdict.reason
+    assert "95 %" in verdict.reason
+    assert 1 <= len(verdict.advice) <= 3
+    assert abs(verdict.since_step - 2000) < 800
+
+
+def test_a_healthy_run_gets_no_warning() -> None:
+    """Nothing of severity warning or above on a run that learns."""
+    for seed in range(3):
+        kinds = firing(run(noisy(lambda t: 2.3 * np.exp(-t / 300) + 0.2, 800, 0.05, seed)))
+        assert not {kind for kind in kinds if VOCABULARY[kind].severity.rank > 0}
+
+
+def test_a_plateau_resolves_when_the_loss_falls_again() -> None:
+    """The finding ends where learning resumes."""
+    curve = noisy(lambda t: np.where(t < 4000, 1.0, np.maximum(1.0 - (t - 4000) / 4000, 0.2)), 8000, 0.02, 2)
+    verdicts = run(curve)["plateau"]
+    assert verdicts[0].firing
+    assert not verdicts[-1].firing
+
+
+def test_a_spike_is_found_and_resolved() -> None:
+    """One excursion is called at its step and closed with how fast it recovered."""
+    values = noisy(power_law(0.3), 1000, 0.02, 3)
+    values[600:605] *= 6
+    verdicts = run(values)["loss_spike"]
+    assert [verdict.firing for verdict in verdicts] == [True, False]
+    assert verdicts[0].step == 600
+    assert "recovered" in verdicts[1].reason
+
+
+def test_heavy_tailed_noise_is_no_spike() -> None:
+    """Student-t noise with three degrees of freedom is its own measure."""
+    rng = np.random.default_rng(4)
+    values = 1.0 + 3.0 * np.exp(-np.arange(5000) / 500) + 0.02 * rng.standard_t(3, 5000)
+    assert not run(values)["loss_spike"]
+
+
+def test_an_excursion_that_stays_is_given_up() -> None:
+    """A level that never comes back ends the excursion, and says so."""
+    check = LossSpike(LossSpikeConfig(give_up=20))
+    rng = np.random.default_rng(5)
+    verdicts = [
+        check.update(LossPoint(step, float(1 + 9 * (step >= 100) + 0.01 * rng.normal()))) for step in range(200)
+    ]
+    assert "has not come back" in [verdict for verdict in verdicts if verdict][1].reason
+
+
+def test_a_nan_names_its_step_and_rank() -> None:
+    """The rank that logged samples and a NaN is named; one that logged nothing is not."""
+    check = NonFinite()
+    counts = np.full(3, -1)
+    none = np.full(3, np.nan)
+    verdict = check.update(
+        StepObservation(
+            step=7, attempt=0, world_size=3, ranks=(0, 1, 2), loss_sum=np.array([1.0, np.nan, np.nan]),
+            samples=np.array([4.0, 4.0, np.nan]), micro_batches=counts, learning_rates=(), step_seconds=none,
+            input_seconds=none, forward_seconds=none, backward_seconds=none, sync_seconds=none, optimizer_seconds=none,
+            ddp_iterations=counts, collectives=counts, gradient_fingerprint=counts,
+        )
+    )  # fmt: skip
+    assert verdict is not None
+    assert verdict.firing
+    assert verdict.ranks == (1,)
+    assert "step 7" in verdict.reason
+
+
+def test_non_finite_resolves_after_finite_steps() -> None:
+    """The finding ends when the loss has been a number for long enough."""
+    verdicts = run([*[1.0] * 20, math.nan, *[1.0] * 100])["non_finite"]
+    assert [verdict.firing for verdict in verdicts] == [True, False]
+
+
+def test_overfitting_is_found() -> None:
+    """A rising evaluation loss beside a falling training loss is called from its lowest point."""
+    rng = np.random.default_rng(6)
+    evaluations = {step: 1.0 + abs(step - 2000) / 4000 + 0.01 * rng.normal() for step in range(0, 6000, 200)}
+    found = run(noisy(power_law(0.3), 6000, 0.02, 6), evaluations)
+    assert "overfitting" in firing(found)
+    assert abs(found["overfitting"][0].since_step - 2000) <= 600
+
+
+def test_falling_evaluation_is_no_overfitting() -> None:
+    """Both losses falling is neither overfitting nor an evaluation plateau."""
+    rng = np.random.default_rng(7)
+    evaluations = {step: (step + 50) ** -0.3 * (1 + 0.02 * rng.normal()) for step in range(0, 6000, 200)}
+    found = firing(run(noisy(power_law(0.3), 6000, 0.02, 7), evaluations))
+    assert not found & {"overfitting", "eval_plateau"}
+
+
+def test_flat_evaluation_beside_falling_training_is_called() -> None:
+    """Training that no longer helps evaluation is an evaluation plateau."""
+    rng = np.random.default_rng(8)
+    evaluations = {
+        step: max(2.0 - step / 2000, 1.0) * (1 + 0.005 * rng.normal()) for step in range(0, 8000, 200)
+    }
+    assert "eval_plateau" in firing(run(noisy(power_law(0.3), 8000, 0.02, 8), evaluations))
