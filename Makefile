@@ -1,7 +1,7 @@
 # `make demo` and `make test` set themselves up from nothing; everything else is for those who work on Stallwatch.
 BIN := .venv/bin
 
-.PHONY: help setup demo test check format proto bench clean
+.PHONY: help setup demo test check format proto docs bench clean
 
 help: ## Lists the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
@@ -25,6 +25,9 @@ format: setup ## Formats code and protos
 
 proto: setup ## Generates the Python code of the wire
 	@scripts/generate-proto
+
+docs: setup ## Generates the reference pages
+	@$(BIN)/python scripts/generate-docs
 
 bench: setup ## What the agent costs, and how much the analysis takes
 	@OMP_NUM_THREADS=1 $(BIN)/python tests/bench/agent_overhead.py

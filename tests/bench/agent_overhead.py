@@ -46,7 +46,9 @@ def build_model() -> Any:
 
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             b, t, c = x.shape
-            q, k, v = self.qkv(self.norm1(x)).view(b, t, 3, self.heads, c // self.heads).permute(2, 0, 3, 1, 4)
+            q, k, v = (
+                self.qkv(self.norm1(x)).view(b, t, 3, self.heads, c // self.heads).permute(2, 0, 3, 1, 4)
+            )
             y = nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True)
             x = x + self.project(y.transpose(1, 2).reshape(b, t, c))
             return x + self.down(nn.functional.gelu(self.up(self.norm2(x))))
@@ -99,7 +101,9 @@ def agent_thread_seconds(training_thread: int) -> float:
     for task in Path("/proc/self/task").iterdir():
         try:
             name = (task / "comm").read_text().strip()
-            if int(task.name) in ours or name.startswith(("event_engine", "grpc", "resolver-execut", "default-execut")):
+            if int(task.name) in ours or name.startswith(
+                ("event_engine", "grpc", "resolver-execut", "default-execut")
+            ):
                 total += int((task / "schedstat").read_text().split()[0])
         except OSError:
             continue
@@ -138,7 +142,7 @@ def run_rank(folder: Path, endpoint: str, steps: int, batch: int) -> None:
     hook_seconds: list[tuple[float, bool]] = []
     costs = core.period.observe_cost
     sample_costs: list[float] = []
-    core.period.observe_cost = lambda seconds: (sample_costs.append(seconds), costs(seconds))
+    core.period.observe_cost = lambda *a: (sample_costs.append(a[1]), costs(*a))
     train(WARM_UP, watched=True)
     sample_costs.clear()
     train_thread = threading.get_native_id()
@@ -220,8 +224,12 @@ def summarise(ranks: list[dict[str, Any]]) -> dict[str, Any]:
 
 def main() -> None:
     """Runs the benchmark and prints a table and JSON."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=int, default=512, help="steps to measure, watched and unwatched together")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--steps", type=int, default=512, help="steps to measure, watched and unwatched together"
+    )
     parser.add_argument("--batch", type=int, default=8, help="sequences of 64 tokens a rank and step")
     parser.add_argument("--rank-of", nargs=2, metavar=("FOLDER", "ENDPOINT"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -235,7 +243,13 @@ def main() -> None:
         ranks = [
             subprocess.Popen(
                 [*command, "--rank-of", name, server.endpoint],
-                env={**os.environ, "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "OMP_NUM_THREADS": "1"},
+                env={
+                    **os.environ,
+                    "RANK": str(rank),
+                    "LOCAL_RANK": str(rank),
+                    "WORLD_SIZE": "2",
+                    "OMP_NUM_THREADS": "1",
+                },
             )
             for rank in range(2)
         ]

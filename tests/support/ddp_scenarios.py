@@ -185,7 +185,11 @@ def undisturbed(_name: str, endpoint: str, _: Path) -> dict[str, bool]:
     for watched in (False, True, False):
         model = DistributedDataParallel(make_model())
         optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
-        agent = attach(model, optimizer, run="undisturbed", endpoint=endpoint, sample_every=2) if watched else None
+        agent = (
+            attach(model, optimizer, run="undisturbed", endpoint=endpoint, sample_every=2)
+            if watched
+            else None
+        )
         torch.manual_seed(5)
         for step in range(SHORT):
             inputs, target = data(dist.get_rank(), step)
@@ -201,6 +205,43 @@ def undisturbed(_name: str, endpoint: str, _: Path) -> dict[str, bool]:
         if agent is not None:
             agent.close()
     return {"same": all(torch.equal(states[0][key], state[key]) for state in states for key in states[0])}
+
+
+def sharded(name: str, endpoint: str, _: Path) -> dict[str, Any]:
+    """FSDP2."""
+    from torch.distributed.fsdp import fully_shard
+
+    model = make_model()
+    for layer in (model[0], model[2]):
+        fully_shard(layer)
+    fully_shard(model)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+    agent = attach(model, optimizer, run=name, endpoint=endpoint, sample_every=4)
+    for step in range(SHORT):
+        inputs, target = data(dist.get_rank(), step)
+        loss = nn.functional.mse_loss(model(inputs), target)
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        agent.log(loss, 16)
+    errors = agent._core.guard.errors
+    agent.close()
+    return {"errors": errors}
+
+
+def unwrapped(name: str, endpoint: str, _: Path) -> None:
+    """Nobody wrapped the model."""
+    model = make_model()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+    agent = attach(model, optimizer, run=name, endpoint=endpoint)
+    for step in range(SHORT):
+        inputs, target = data(dist.get_rank(), step)
+        loss = nn.functional.mse_loss(model(inputs), target)
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        agent.log(loss, 16)
+    agent.close()
 
 
 def until_told(name: str, endpoint: str, folder: Path) -> dict[str, float]:

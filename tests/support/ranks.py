@@ -7,7 +7,10 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 SCRIPT = Path(__file__).with_name("ddp_scenarios.py")
 
@@ -15,7 +18,9 @@ SCRIPT = Path(__file__).with_name("ddp_scenarios.py")
 class Ranks:
     """Real processes that form one gloo group and run scenarios."""
 
-    def __init__(self, folder: Path, endpoint: str, *scenarios: str, world_size: int = 2, **environment: str) -> None:
+    def __init__(
+        self, folder: Path, endpoint: str, *scenarios: str, world_size: int = 2, **environment: str
+    ) -> None:
         self.folder = folder
         self.scenarios = scenarios
         self._logs = [folder / f"rank-{rank}.log" for rank in range(world_size)]
@@ -40,7 +45,7 @@ class Ranks:
                     )
                 )
 
-    def __enter__(self) -> Ranks:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:

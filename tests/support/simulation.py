@@ -123,8 +123,9 @@ class Job:
         before_sync = made.input_seconds + made.forward_seconds + made.backward_seconds
         arrival = before_sync.max(axis=1, keepdims=True)
         communication = base * 0.1 * rng.lognormal(0.0, self.jitter, (self.steps, 1))
-        made.sync_seconds += arrival - before_sync + communication
-        made.step_seconds += before_sync + made.sync_seconds + made.optimizer_seconds
+        waited = arrival - before_sync + communication
+        made.sync_seconds += waited
+        made.step_seconds += before_sync + waited + made.optimizer_seconds
         return made
 
     def hello(self, rank: int) -> RankHello:

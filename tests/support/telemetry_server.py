@@ -9,7 +9,10 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from queue import SimpleQueue
 from time import monotonic
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 import grpc
 
@@ -105,7 +108,7 @@ class TelemetryServer(services.TelemetryServiceServicer):
         if server is not None:
             server.stop(None).wait()
 
-    def __enter__(self) -> TelemetryServer:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -164,7 +167,7 @@ class TelemetryServer(services.TelemetryServiceServicer):
                 with self._changed:
                     record = self._take(request, record, responses)
                     self._changed.notify_all()
-        except Exception:  # noqa: BLE001, S110 -- gRPC ends the iterator of a broken stream with a bare Exception
+        except Exception:
             pass
         finally:
             responses.put(None)

@@ -1,10 +1,10 @@
 """Watches distributed PyTorch training from inside each rank.
 
-    from stallwatch.agent import attach
+from stallwatch.agent import attach
 
-    watch = attach(model, optimizer)
-    ...
-    watch.log(loss, samples=len(batch))
+watch = attach(model, optimizer)
+...
+watch.log(loss, samples=len(batch))
 """
 
 from stallwatch.agent._attach import attach

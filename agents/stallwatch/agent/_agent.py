@@ -81,7 +81,11 @@ class Agent:
             core.log(loss, samples, groups, components)
 
     def log_eval(
-        self, loss: float | torch.Tensor, samples: float, step: int | None = None, **metrics: float | torch.Tensor
+        self,
+        loss: float | torch.Tensor,
+        samples: float,
+        step: int | None = None,
+        **metrics: float | torch.Tensor,
     ) -> None:
         """Logs the result of an evaluation, by default as of the last finished step."""
         core = self._core
@@ -127,7 +131,14 @@ class Core:
             start_step = restored_step(optimizers[0]) or None
         self.reader = DeviceReader(model.device)
         self.probe = StepProbe(
-            model, blocks, settings.probes, self.period, self.reader, self.collector.add_record, self.guard, start_step
+            model,
+            blocks,
+            settings.probes,
+            self.period,
+            self.reader,
+            self.collector.add_record,
+            self.guard,
+            start_step,
         )
         self._thread_id = threading.get_ident()
         self._complained: set[str] = set()
@@ -166,10 +177,10 @@ class Core:
                     self._forget_adoption()
                     self._optimizer_name = type(optimizer).__name__
                     self.probe.adopt(optimizer)
-            except Exception as error:  # noqa: BLE001 -- a guest breaks nothing
+            except Exception as error:
                 self.guard.failed(error)
 
-        self._adoption.append(register_optimizer_step_pre_hook(adopt))  # type: ignore[arg-type]
+        self._adoption.append(register_optimizer_step_pre_hook(adopt))
 
     def _forget_adoption(self) -> None:
         for handle in self._adoption:
@@ -193,7 +204,7 @@ class Core:
             self._log(self.probe.losses(), loss, samples, groups, components)
         except (TypeError, ValueError, RuntimeError, AttributeError) as error:
             self._invalid("log", str(error))
-        except Exception as error:  # noqa: BLE001 -- a guest breaks nothing
+        except Exception as error:
             self.guard.failed(error)
         self.guard.seconds += perf_counter() - began
 
@@ -236,7 +247,7 @@ class Core:
                     metrics={name[:_NAME_LENGTH]: float(value) for name, value in metrics.items()},
                 )
             )
-        except Exception as error:  # noqa: BLE001 -- a guest breaks nothing
+        except Exception as error:
             self._invalid("log_eval", str(error))
 
     def event(self, text: str, kind: str, *, automatic: bool = False) -> None:
@@ -250,7 +261,7 @@ class Core:
                     automatic=automatic,
                 )
             )
-        except Exception as error:  # noqa: BLE001 -- a guest breaks nothing
+        except Exception as error:
             self._invalid("event", str(error))
 
     def _invalid(self, where: str, problem: str) -> None:
@@ -258,7 +269,9 @@ class Core:
         self.drops.add(wire.DROP_REASON_INVALID_VALUE, 1, step, step)
         if where not in self._complained:
             self._complained.add(where)
-            logger.warning("stallwatch: a value given to %s() cannot be used, and is left out: %s", where, problem)
+            logger.warning(
+                "stallwatch: a value given to %s() cannot be used, and is left out: %s", where, problem
+            )
 
     # --- what the detector is told --------------------------------------------------------------------------------
 
@@ -343,14 +356,23 @@ class Core:
             logger.info("stallwatch: the detector advises: %s", advice.reason)
 
     def _on_finding(self, finding: wire.FindingNotice) -> None:
-        level = logging.INFO if finding.status == "resolved" or finding.severity == "info" else logging.WARNING
+        level = (
+            logging.INFO if finding.status == "resolved" or finding.severity == "info" else logging.WARNING
+        )
         if self.identity.rank == 0:
-            logger.log(level, "stallwatch: %s (%s, %s): %s", finding.kind, finding.severity, finding.status, finding.reason)
+            logger.log(
+                level,
+                "stallwatch: %s (%s, %s): %s",
+                finding.kind,
+                finding.severity,
+                finding.status,
+                finding.reason,
+            )
         callback = self.settings.on_finding
         if callback is not None:
             try:
                 callback(finding)
-            except Exception as error:  # noqa: BLE001 -- the user's mistake must not end the connection
+            except Exception as error:
                 logger.warning("stallwatch: on_finding raised %r", error, exc_info=error)
 
     # --- the end --------------------------------------------------------------------------------------------------
@@ -374,7 +396,7 @@ class Core:
                 logger.warning(
                     "stallwatch: closed with %d batches not yet safe at the detector", len(self.buffer)
                 )
-        except Exception as error:  # noqa: BLE001 -- a guest breaks nothing
+        except Exception as error:
             logger.warning("stallwatch: could not close in order: %r", error)
 
     def abandon(self) -> None:

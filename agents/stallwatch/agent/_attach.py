@@ -87,7 +87,11 @@ def attach(
 
     off = config.disabled()
     if off or settings.endpoint is None:
-        reason = f"{environment.DISABLED} is set" if off else f"no endpoint: set {environment.ENDPOINT} or pass endpoint="
+        reason = (
+            f"{environment.DISABLED} is set"
+            if off
+            else f"no endpoint: set {environment.ENDPOINT} or pass endpoint="
+        )
         logger.info("stallwatch: not watching, %s", reason)
         return Agent(None)
     identity = identify(settings.run)
@@ -97,7 +101,9 @@ def attach(
     if already is not None and already.automatic:
         already.close("replaced by the script's own attach()")
     elif already is not None:
-        message = "model is watched already: attach once a model, and use the agent that the first call returned"
+        message = (
+            "model is watched already: attach once a model, and use the agent that the first call returned"
+        )
         raise AlreadyAttachedError(message)
     if watched_run(identity.run) is not None:
         message = (

@@ -27,7 +27,7 @@ class DropCounter:
         self._losses: dict[int, _Loss] = {}
         self.total_steps = 0
 
-    def add(self, reason: wire.DropReason, count: int, first_step: int, last_step: int) -> None:
+    def add(self, reason: wire.DropReason.ValueType, count: int, first_step: int, last_step: int) -> None:
         """Counts what was lost."""
         with self._lock:
             loss = self._losses.setdefault(int(reason), _Loss())
@@ -119,11 +119,14 @@ class BatchBuffer:
             self._count_lost(wire.DROP_REASON_REJECTED, batch)
             return True
 
-    def _count_lost(self, reason: wire.DropReason, batch: wire.Batch) -> None:
+    def _count_lost(self, reason: wire.DropReason.ValueType, batch: wire.Batch) -> None:
         steps = batch.steps.step
         self._drops.add(reason, len(steps), steps[0] if steps else -1, steps[-1] if steps else -1)
         # Losses that the lost batch was to report are still losses.
         for dropped in batch.dropped:
             self._drops.add(
-                wire.DropReason.ValueType(dropped.reason), dropped.count, dropped.first_step, dropped.last_step
+                wire.DropReason.ValueType(dropped.reason),
+                dropped.count,
+                dropped.first_step,
+                dropped.last_step,
             )

@@ -64,7 +64,11 @@ class Collector:
         """Moves everything that is ready into batches; returns how many there were."""
         count = 0
         while True:
-            contents = Contents(steps=self._ready_records(), evaluations=_drain(self._evaluations), events=_drain(self._events))
+            contents = Contents(
+                steps=self._ready_records(),
+                evaluations=_drain(self._evaluations),
+                events=_drain(self._events),
+            )
             if contents:
                 contents.dropped = self._drops.take()
             if not contents:
@@ -74,7 +78,9 @@ class Collector:
             except Exception:
                 steps = contents.steps
                 if steps:
-                    self._drops.add(wire.DROP_REASON_INTERNAL_ERROR, len(steps), steps[0].step, steps[-1].step)
+                    self._drops.add(
+                        wire.DROP_REASON_INTERNAL_ERROR, len(steps), steps[0].step, steps[-1].step
+                    )
                 raise
             count += 1
 
@@ -102,7 +108,8 @@ def _use_device_times(record: StepRecord) -> None:
     record.clock = None
     # Without a forward that was seen, the host's answer is "unknown", and the device knows no better.
     if seconds is not None and not math.isnan(record.seconds[2]):
-        record.seconds = (record.seconds[0], *seconds[2:7])
+        _, _, entry, forward, backward, sync, optimizer, _ = seconds
+        record.seconds = (record.seconds[0], entry, forward, backward, sync, optimizer)
 
 
 def _drain(queue: deque[_Item]) -> list[_Item]:

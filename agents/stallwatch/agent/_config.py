@@ -92,7 +92,7 @@ def resolve(
     base_batch_size: float | None = None,
     sample_every: int | Literal["auto"] = "auto",
     overhead_budget: float = 0.01,
-    on_finding: Callable[[Any], object] | None = None,
+    on_finding: Any = None,
     start_step: int | None = None,
     total_steps: int | None = None,
     local_steps: int | None = None,
@@ -104,7 +104,9 @@ def resolve(
     if (certificate is None) != (key is None):
         message = f"{environment.TLS_CERT} and {environment.TLS_KEY} go together: set both or neither"
         raise ConfigurationError(message)
-    token_file = None if token or variables.get(environment.TOKEN) else _path(variables, environment.TOKEN_FILE)
+    token_file = (
+        None if token or variables.get(environment.TOKEN) else _path(variables, environment.TOKEN_FILE)
+    )
     if on_finding is not None and not callable(on_finding):
         message = f"on_finding={on_finding!r} cannot be called: pass a function that takes one finding"
         raise ConfigurationError(message)
@@ -131,7 +133,7 @@ def resolve(
     )
 
 
-def _name(where: str, value: str, *, empty: bool = False) -> str:
+def _name(where: str, value: object, *, empty: bool = False) -> str:
     if isinstance(value, str) and (NAME_PATTERN.match(value) or (empty and not value)):
         return value
     message = (
@@ -150,7 +152,7 @@ def _endpoint(value: str) -> Endpoint | None:
     secure = _SCHEMES.get(scheme.lower()) if separator else False
     address = (rest if separator else value).rstrip("/")
     host, colon, port = address.rpartition(":")
-    if secure is None or not (colon and host and port.isdigit() and 0 < int(port) < 65536):  # noqa: PLR2004
+    if secure is None or not (colon and host and port.isdigit() and 0 < int(port) < 65536):
         message = (
             f"endpoint={value!r} is not an address: use host:port, http://host:port, https://host:port or unix:///path "
             "(the detector's gRPC port is 9846 by default)"
@@ -161,7 +163,9 @@ def _endpoint(value: str) -> Endpoint | None:
 
 def _token(value: str | None) -> str | None:
     if value is not None and not (value.isascii() and value.isprintable()):
-        message = "token holds a character that cannot be sent: use printable ASCII (a trailing line end, perhaps)"
+        message = (
+            "token holds a character that cannot be sent: use printable ASCII (a trailing line end, perhaps)"
+        )
         raise ConfigurationError(message)
     return value
 
@@ -177,7 +181,7 @@ def _path(variables: Mapping[str, str], variable: str) -> Path | None:
     return path
 
 
-def _count(where: str, value: int | None) -> int | None:
+def _count(where: str, value: object) -> int | None:
     if value is None:
         return None
     if isinstance(value, bool) or not isinstance(value, int) or value < 0:
@@ -186,23 +190,27 @@ def _count(where: str, value: int | None) -> int | None:
     return value
 
 
-def _positive(where: str, value: float | None) -> float:
+def _positive(where: str, value: object) -> float:
     if value is None:
         return 0.0
-    if isinstance(value, bool) or not isinstance(value, int | float) or not (math.isfinite(value) and value > 0):
+    if (
+        isinstance(value, bool)
+        or not isinstance(value, int | float)
+        or not (math.isfinite(value) and value > 0)
+    ):
         message = f"{where}={value!r} cannot be used: pass a finite number above 0"
         raise ConfigurationError(message)
     return float(value)
 
 
-def _budget(value: float) -> float:
+def _budget(value: object) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= 1:
         message = f"overhead_budget={value!r} is not a share of the step time: pass a number above 0 and at most 1, 0.01 for 1 %"
         raise ConfigurationError(message)
     return float(value)
 
 
-def _sample_every(value: int | str) -> int | Literal["auto"]:
+def _sample_every(value: object) -> int | Literal["auto"]:
     if value == "auto":
         return "auto"
     if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value < 2**31:
@@ -211,13 +219,13 @@ def _sample_every(value: int | str) -> int | Literal["auto"]:
     return value
 
 
-def _probes(values: Mapping[str, bool]) -> Probes:
+def _probes(values: Mapping[str, object]) -> Probes:
     known = [each.name for each in fields(Probes)]
     for name, value in values.items():
         if name not in known:
             message = f"attach() has no argument {name!r}; the probes are {', '.join(known)}"
             raise ConfigurationError(message)
         if not isinstance(value, bool):
-            message = f"{name}={value!r} is neither True nor False"
+            message = f"{name}={value!r} is neither True nor False: pass one of them"
             raise ConfigurationError(message)
-    return Probes(**values)
+    return Probes(**{name: bool(value) for name, value in values.items()})

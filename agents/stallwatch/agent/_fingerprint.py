@@ -51,23 +51,19 @@ def words(tensor: Tensor) -> Tensor:
     if tensor.is_complex():
         tensor = torch.view_as_real(tensor).view(-1)
     size = tensor.element_size()
-    if tensor.numel() * size % 8 == 0 and tensor.storage_offset() * size % 8 == 0:
-        return tensor.view(torch.int64)
-    narrow = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}[size]
+    if tensor.storage_offset() * size % 8:
+        # Begins in the middle of a word, as views into a flat buffer may.
+        tensor = tensor.clone()
     whole = tensor.numel() * size // 8 * 8 // size
-    if tensor.storage_offset() * size % 8 == 0 and whole:
-        tail = tensor[whole:].view(narrow).to(torch.int64)
-        return torch.cat([tensor[:whole].view(torch.int64), tail]) if whole < _SMALL else _odd(tensor, whole, narrow)
-    return tensor.view(narrow).to(torch.int64)
-
-
-def _odd(tensor: Tensor, whole: int, narrow: torch.dtype) -> Tensor:
-    """Words of a large tensor whose last bits do not fill one: the tail is added to the last words instead of copied after."""
-    import torch
-
-    head = tensor[:whole].view(torch.int64)
+    if whole == tensor.numel():
+        return tensor.view(torch.int64)
+    narrow = {1: torch.uint8, 2: torch.int16, 4: torch.int32}[size]
     tail = tensor[whole:].view(narrow).to(torch.int64)
-    return torch.stack([place_sum(head), place_sum(tail)])
+    if not whole:
+        return tail
+    head = tensor[:whole].view(torch.int64)
+    # Only a small tensor is worth a copy; of a large one, two words stand for both parts.
+    return torch.cat([head, tail]) if whole < _SMALL else torch.stack([place_sum(head), place_sum(tail)])
 
 
 def fingerprint(tensor: Tensor) -> Tensor:
@@ -112,7 +108,7 @@ class GradientSentinel:
     def __init__(self, parameters: Sequence[Tensor]) -> None:
         import torch
 
-        candidates = [each for each in parameters if each.numel() >= 8 and not each.is_complex()]  # noqa: PLR2004
+        candidates = [each for each in parameters if each.numel() >= 8 and not each.is_complex()]
         largest = max(candidates, key=lambda each: each.numel(), default=None)
         self._candidates = [
             each
@@ -149,7 +145,7 @@ class GradientSentinel:
         parts = []
         for gradient in gradients:
             start, length = self._slice(gradient.numel(), step)
-            if gradient.layout is torch.strided and length >= 8:  # noqa: PLR2004
+            if gradient.layout is torch.strided and length >= 8:
                 parts.append(flat(gradient)[start:][: length & ~7])
         return torch.cat(parts).view(torch.int64).sum() if parts else None
 

@@ -15,7 +15,11 @@ _COMPILATION = ("/torch/_dynamo/", "/torch/_inductor/", "/torch/_functorch/")
 _CHECKPOINT = ("/torch/serialization.py", "/torch/distributed/checkpoint/", "/safetensors/", "/orbax/")
 _CHECKPOINT_NAMES = frozenset({"save_checkpoint", "load_checkpoint", "_save_checkpoint", "save_pretrained"})
 # Runs compiled code too, so being in it does not mean to compile.
-_NOT_COMPILING = ("/torch/_dynamo/eval_frame.py", "/torch/_dynamo/external_utils.py", "/torch/_functorch/_aot_autograd/runtime")
+_NOT_COMPILING = (
+    "/torch/_dynamo/eval_frame.py",
+    "/torch/_dynamo/external_utils.py",
+    "/torch/_functorch/_aot_autograd/runtime",
+)
 
 
 def is_suspicious(phase_seconds: float, typical_step_seconds: float) -> bool:

@@ -61,7 +61,7 @@ class Stream:
     def heartbeat(self, message: wire.Heartbeat) -> None:
         """Sends a heartbeat, unless older ones still wait to go."""
         with self._condition:
-            if len(self._control) < 4:  # noqa: PLR2004
+            if len(self._control) < 4:
                 self._control.append(wire.StreamRequest(heartbeat=message))
             self._condition.notify()
 
@@ -109,7 +109,10 @@ class Stream:
 
     def _next(self) -> wire.StreamRequest | None:
         if self._control:
-            if self._control[0].WhichOneof("payload") == "goodbye" and self._buffer.after(self._sent) is not None:
+            if (
+                self._control[0].WhichOneof("payload") == "goodbye"
+                and self._buffer.after(self._sent) is not None
+            ):
                 return self._batch()
             return self._control.popleft()
         return self._batch()
@@ -129,7 +132,7 @@ class Stream:
                 self.reader_seconds = thread_time()
         except (grpc.RpcError, ValueError) as error:
             self.error = error
-        except Exception as error:  # noqa: BLE001 -- whatever it is, the connection is made anew
+        except Exception as error:
             self.error = error
         self.ended.set()
         with self._condition:

@@ -6,7 +6,7 @@ import logging
 import random
 import threading
 from collections.abc import Callable
-from time import monotonic, thread_time
+from time import monotonic, process_time, thread_time
 from typing import TYPE_CHECKING
 
 import grpc
@@ -22,7 +22,9 @@ if TYPE_CHECKING:
 logger = logging.getLogger("stallwatch.agent")
 
 HEARTBEAT_SECONDS = 2.0
-BATCH_SECONDS = 0.75
+BATCH_SECONDS = 1.0
+LONGEST_BATCH_SECONDS = 5.0
+"""How far batches are spaced when sending them costs more than its share of the overhead budget."""
 OFFLINE_BATCH_SECONDS = 5.0
 """Without a connection, batches are larger: they only wait."""
 FIRST_RETRY_SECONDS = 0.2
@@ -30,6 +32,9 @@ LONGEST_RETRY_SECONDS = 10.0
 PERMANENT_RETRY_SECONDS = 60.0
 _SETTLED_SECONDS = 10.0
 _LAST_TRIES_SECONDS = 0.5
+_REVIEW_SECONDS = 10.0
+_GRPC_FACTOR = 3.0
+"""gRPC's own threads take about twice what ours take, as measured; they cannot be asked."""
 _LONGEST_ADVISED_INTERVAL = 30.0
 _PERMANENT = frozenset(
     {
@@ -83,6 +88,8 @@ class Transport:
         self._errors = 0
         self._heartbeat_seconds = HEARTBEAT_SECONDS
         self._batch_seconds = BATCH_SECONDS
+        self._spaced_seconds = BATCH_SECONDS
+        self._reviewed = (0.0, 0.0, 0.0)
         self._own_seconds = 0.0
         self._reader_seconds = 0.0
         self._thread = threading.Thread(target=self._run, name="stallwatch-agent", daemon=True)
@@ -91,7 +98,9 @@ class Transport:
     def seconds(self) -> float:
         """CPU seconds of the agent's own threads."""
         stream = self._stream
-        return self._own_seconds + self._reader_seconds + (stream.reader_seconds if stream is not None else 0.0)
+        return (
+            self._own_seconds + self._reader_seconds + (stream.reader_seconds if stream is not None else 0.0)
+        )
 
     @property
     def reconnects(self) -> int:
@@ -131,16 +140,24 @@ class Transport:
                 if closing or now >= next_batch or self._collector.waiting >= self._collector.max_batch_steps:
                     if self._collector.collect() and self._stream is not None:
                         self._stream.notify()
-                    usual = self._batch_seconds if self.connected else max(OFFLINE_BATCH_SECONDS, self._batch_seconds)
+                    self._review(now)
+                    usual = max(self._batch_seconds, self._spaced_seconds)
+                    if not self.connected:
+                        usual = max(OFFLINE_BATCH_SECONDS, usual)
+                    # One waking for both, when a heartbeat is nearly due: wakings are what costs.
+                    if next_beat - now < self._heartbeat_seconds / 2:
+                        next_beat = 0.0
                     # Jitter keeps the ranks of a large job from sending in step.
                     next_batch = now + usual * random.uniform(0.7, 1.3)  # noqa: S311
                 if self.connected and now >= next_beat:
                     self._beat()
                     next_beat = now + self._heartbeat_seconds
-            except Exception as error:  # noqa: BLE001 -- the thread must live
+            except Exception as error:
                 self._errors += 1
                 if self._errors == 1:
-                    logger.warning("stallwatch: internal error, training is not affected: %r", error, exc_info=error)
+                    logger.warning(
+                        "stallwatch: internal error, training is not affected: %r", error, exc_info=error
+                    )
             if closing and self._finish(now):
                 return
             was_connected = self.connected
@@ -149,6 +166,21 @@ class Transport:
             self._wake.clear()
             if self.connected and not was_connected:
                 next_batch = next_beat = 0.0
+
+    def _review(self, now: float) -> None:
+        """Spaces batches out while the background takes more than a third of the budget of this process's CPU time."""
+        then, process_before, own_before = self._reviewed
+        if now - then < _REVIEW_SECONDS:
+            return
+        process, own = process_time(), self.seconds * _GRPC_FACTOR
+        self._reviewed = (now, process, own)
+        if not then or process <= process_before:
+            return
+        share = (own - own_before) / (process - process_before)
+        if share > self._settings.overhead_budget / 3:
+            self._spaced_seconds = min(self._spaced_seconds * 1.5, LONGEST_BATCH_SECONDS)
+        elif share < self._settings.overhead_budget / 6:
+            self._spaced_seconds = max(self._spaced_seconds / 1.5, BATCH_SECONDS)
 
     def _pause(self, now: float, next_batch: float, next_beat: float) -> float:
         if self._closing is not None:
@@ -171,24 +203,27 @@ class Transport:
     def _connect(self, now: float) -> None:
         stream = self._stream
         if stream is None:
-            hurried = self._closing is not None and not self._refused and now >= self._opened_at + _LAST_TRIES_SECONDS
+            hurried = (
+                self._closing is not None
+                and not self._refused
+                and now >= self._opened_at + _LAST_TRIES_SECONDS
+            )
             if now >= self._retry_at or hurried:
                 self._opened_at = now
                 try:
-                    self._stream = Stream(self._settings, self._hello(), self._buffer, self._on_response, self.wake)
-                except Exception as error:  # noqa: BLE001 -- unreadable file, no thread at shutdown, ...
-                    self._lost(now, repr(error), permanent=False)
+                    self._stream = Stream(
+                        self._settings, self._hello(), self._buffer, self._on_response, self.wake
+                    )
+                except Exception as error:
+                    self._lost(now, repr(error))
             return
         problem = stream.stale(now)
         if stream.ended.is_set():
-            error = stream.error
-            code = error.code() if isinstance(error, grpc.Call) else None
-            details = f"{code.name}: {error.details()}" if isinstance(error, grpc.Call) and code else repr(error)
-            self._lost(now, details if error else "the detector ended the stream", permanent=code in _PERMANENT)
+            self._lost(now, *_why(stream.error))
         elif problem:
-            self._lost(now, problem, permanent=False)
+            self._lost(now, problem)
 
-    def _lost(self, now: float, problem: str, *, permanent: bool) -> None:
+    def _lost(self, now: float, problem: str, permanent: bool = False) -> None:
         stream, self._stream = self._stream, None
         if stream is not None:
             self._reader_seconds += stream.reader_seconds
@@ -261,3 +296,13 @@ class Transport:
         stream.ended.wait(max(min(self._close_by - now, 2.0), 0.2))
         stream.abort()
         return True
+
+
+def _why(error: Exception | None) -> tuple[str, bool]:
+    """What ended a stream, in words, and whether trying again soon is useless."""
+    if error is None:
+        return "the detector ended the stream", False
+    if isinstance(error, grpc.Call):
+        code = error.code()
+        return f"{code.name}: {error.details()}", code in _PERMANENT
+    return repr(error), False

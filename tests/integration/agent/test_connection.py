@@ -8,12 +8,12 @@ from collections.abc import Iterator
 import grpc
 import pytest
 import torch
-from support.ranks import Ranks
-from support.telemetry_server import TelemetryServer
-from support.waiting import wait_until
 
 from stallwatch.agent import attach
 from stallwatch.v1 import telemetry_pb2 as wire
+from support.ranks import Ranks
+from support.telemetry_server import TelemetryServer
+from support.waiting import wait_until
 
 
 @pytest.fixture
@@ -32,6 +32,7 @@ class Toy:
         self.agent = attach(self.model, self.optimizer, **{"run": "toy", "endpoint": endpoint, **options})
 
     def train(self, steps: int) -> None:
+        """Some steps."""
         for _ in range(steps):
             loss = self.model(torch.ones(2, 4)).square().mean()
             loss.backward()
@@ -44,7 +45,11 @@ def test_server_killed_and_restarted_loses_nothing(tmp_path):
     """Over two outages of the detector, no step is missing or doubled, and no training step waits for it."""
     with TelemetryServer() as server, Ranks(tmp_path, server.endpoint, "until_told") as ranks:
         for outage in (1, 2):
-            server.wait_for(lambda it, n=outage: len(it.ranks) == 2 and all(len(r.steps) > 40 * n for r in it.ranks.values()))
+            server.wait_for(
+                lambda it, n=outage: (
+                    len(it.ranks) == 2 and all(len(r.steps) > 40 * n for r in it.ranks.values())
+                )
+            )
             server.stop()
             # Long enough that batches are made in vain: the ranks must go on without the detector.
             wait_until("ranks to run on", lambda: all(p.poll() is None for p in ranks.processes), 5)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from itertools import pairwise
 
 import pytest
-from support.ranks import Ranks
-from support.telemetry_server import RankRecord, TelemetryServer
 
 from stallwatch.v1 import telemetry_pb2 as wire
+from support.ranks import Ranks
+from support.telemetry_server import RankRecord, TelemetryServer
 
 SCENARIOS = (
     "healthy",
@@ -24,6 +25,8 @@ SCENARIOS = (
     "duplicated_data",
     "changed_parameter",
     "undisturbed",
+    "sharded",
+    "unwrapped",
 )
 STEPS = 12
 
@@ -71,7 +74,12 @@ def test_hello_describes_the_job(observed):
     hello = observed.server.rank(1, "healthy").hellos[0]
     assert (hello.rank, hello.world_size, hello.local_rank) == (1, 2, 1)
     assert hello.parallelism == wire.PARALLELISM_DATA_PARALLEL
-    assert (hello.backend, hello.device, hello.model, hello.optimizer) == ("gloo", "cpu", "Sequential", "AdamW")
+    assert (hello.backend, hello.device, hello.model, hello.optimizer) == (
+        "gloo",
+        "cpu",
+        "Sequential",
+        "AdamW",
+    )
     assert hello.parameters == hello.trainable_parameters == 8 * 32 + 32 + 32 * 32 + 32 + 32 + 1
     assert list(hello.blocks) == ["0.weight", "0.bias", "2.weight", "2.bias", "4.weight", "4.bias"]
     assert hello.sample_period == 4
@@ -86,7 +94,7 @@ def test_healthy_counters_advance_together(observed):
     # DDP's logger was last written before the last forward was counted.
     assert first.column("ddp_iteration")[-1] == observed.ranks.result("healthy", 0)["iterations"] + 1
     collectives = first.column("collectives")
-    assert {after - before for before, after in zip(collectives[1:], collectives[2:], strict=False)} == {1}
+    assert {after - before for before, after in pairwise(collectives[1:])} == {1}
     assert collectives == second.column("collectives")
     assert first.column("gradient_fingerprint") == second.column("gradient_fingerprint")
     assert len(set(first.column("gradient_fingerprint"))) == STEPS
@@ -119,7 +127,9 @@ def test_healthy_samples_agree_where_they_should(observed):
 def test_phases_fill_the_step(observed):
     """The five phases sum up to the step, but for the sampling itself."""
     record = observed.server.rank(0, "healthy")
-    columns = [record.column(f"{name}_seconds") for name in ("input", "forward", "backward", "sync", "optimizer")]
+    columns = [
+        record.column(f"{name}_seconds") for name in ("input", "forward", "backward", "sync", "optimizer")
+    ]
     for step, parts in enumerate(zip(*columns, strict=True)):
         total = record.column("step_seconds")[step]
         if step == 0:
@@ -184,7 +194,9 @@ def test_accumulation_counts_micro_batches_and_sums_losses(observed):
     for ours, theirs in zip(first.samples, second.samples, strict=True):
         # Two ranks see different data of one distribution: the mean of two is between the longest and the noise-free one.
         assert ours.reduced_gradient_square < max(ours.local_gradient_square, theirs.local_gradient_square)
-        assert ours.reduced_gradient_square > min(ours.local_gradient_square, theirs.local_gradient_square) / 4
+        assert (
+            ours.reduced_gradient_square > min(ours.local_gradient_square, theirs.local_gradient_square) / 4
+        )
 
 
 def test_duplicated_data_gives_equal_local_gradients(observed):
@@ -225,7 +237,32 @@ def test_evaluation_is_no_input_time(observed):
 
 def test_training_is_bit_identical_with_and_without_the_agent(observed):
     """Parameters and random state after training do not depend on being watched."""
-    assert observed.ranks.result("undisturbed", 0) == observed.ranks.result("undisturbed", 1) == {"same": True}
+    assert (
+        observed.ranks.result("undisturbed", 0) == observed.ranks.result("undisturbed", 1) == {"same": True}
+    )
+
+
+def test_fsdp2_is_watched_as_sharded(observed):
+    """Phases, steps and norms of this rank's shards; nothing that would be equal on all ranks."""
+    first, second = observed.both("sharded")
+    assert first.hellos[0].parallelism == wire.PARALLELISM_SHARDED
+    assert observed.ranks.result("sharded", 0) == {"errors": 0}
+    assert first.column("ddp_iteration") == [-1] * STEPS
+    assert first.column("micro_batches") == [1] * STEPS
+    collectives = first.column("collectives")
+    assert collectives[-1] > collectives[2]
+    for ours, theirs in zip(first.samples, second.samples, strict=True):
+        assert ours.reduced_gradient_square > 0
+        assert ours.reduced_gradient_square != theirs.reduced_gradient_square
+        assert ours.update_square > 0
+
+
+def test_unwrapped_model_in_several_processes_is_told(observed):
+    """A model that nobody wrapped: nothing is known to keep the replicas together, and nothing does."""
+    first, second = observed.both("unwrapped")
+    assert first.hellos[0].parallelism == wire.PARALLELISM_UNWRAPPED
+    assert len(set(first.column("collectives"))) == 1
+    assert all(map(_differ, first.column("gradient_fingerprint"), second.column("gradient_fingerprint")))
 
 
 def _same(ours: int, theirs: int) -> bool:

@@ -80,4 +80,3 @@ def device_seconds(clock: tuple[Any, list[tuple[int, Any]]]) -> list[float] | No
         seconds[charge] += before.elapsed_time(event) / 1000
         before = event
     return seconds
-

@@ -29,7 +29,7 @@ class WatchedModel:
     """The user's own module."""
     compiled: bool
     """torch.compile stands between `given` and `inner`, whose hooks are then not called."""
-    parallelism: wire.Parallelism
+    parallelism: wire.Parallelism.ValueType
     parameters: tuple[tuple[str, torch.nn.Parameter], ...]
     device: torch.device
     group: Any
@@ -41,7 +41,7 @@ class WatchedModel:
         return [each for _, each in self.parameters if each.requires_grad]
 
 
-def inspect(model: torch.nn.Module, world_size: int, local_steps: int) -> WatchedModel:
+def inspect(model: object, world_size: int, local_steps: int) -> WatchedModel:
     """Unwraps a model; raises a `ConfigurationError` when it cannot be watched."""
     import torch
 
@@ -73,17 +73,19 @@ def inspect(model: torch.nn.Module, world_size: int, local_steps: int) -> Watche
 def _parallelism(
     module: torch.nn.Module,
     parameters: Sequence[tuple[str, torch.nn.Parameter]],
-    wrapped: bool,  # noqa: FBT001 -- private
+    wrapped: bool,
     world_size: int,
     local_steps: int,
-) -> wire.Parallelism:
+) -> wire.Parallelism.ValueType:
     if world_size == 1:
         return wire.PARALLELISM_SINGLE
     if local_steps:
         return wire.PARALLELISM_LOCAL
     if wrapped:
         return wire.PARALLELISM_DATA_PARALLEL
-    if type(module).__name__ == "FullyShardedDataParallel" or any(hasattr(each, "_local_tensor") for _, each in parameters):
+    if type(module).__name__ == "FullyShardedDataParallel" or any(
+        hasattr(each, "_local_tensor") for _, each in parameters
+    ):
         return wire.PARALLELISM_SHARDED
     return wire.PARALLELISM_UNWRAPPED
 
@@ -106,13 +108,13 @@ def collective_counter(model: WatchedModel) -> Callable[[], int]:
         backend = model.group._get_backend(model.device)  # noqa: SLF001
         count: Callable[[], int] = backend._get_sequence_number_for_group  # noqa: SLF001
         count()
-    except Exception:  # noqa: BLE001 -- whatever a backend or a future torch raises
+    except Exception:
         return lambda: -1
 
     def guarded() -> int:
         try:
             return int(count())
-        except Exception:  # noqa: BLE001 -- the group was destroyed
+        except Exception:
             return -1
 
     return guarded
@@ -124,7 +126,7 @@ def backend_name(model: WatchedModel) -> str:
 
     try:
         return str(torch.distributed.get_backend(model.group)) if model.group is not None else ""
-    except Exception:  # noqa: BLE001 -- the group was destroyed
+    except Exception:
         return ""
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 from stallwatch.agent._fingerprint import fingerprint, flat, local_part
@@ -94,10 +95,13 @@ class SampledPass:
         self._local: dict[int, Tensor] = {}
         self._copies: list[Tensor] = []
         self._stride = 1
+        self.hook_seconds = 0.0
+        """Spent in the hooks that `arm` puts on, since the last call of it."""
 
     def arm(self) -> None:
         """Puts a hook on every trainable parameter, to see its local gradient."""
         self.disarm()
+        self.hook_seconds = 0.0
         if not self._probes.local_gradients:
             return
         for index, (_, parameter) in enumerate(self._model.parameters):
@@ -115,14 +119,16 @@ class SampledPass:
         import torch
 
         def hook(gradient: Tensor) -> None:
+            began = perf_counter()
             try:
                 with torch.no_grad():
                     # Under no_sync, what came before is there already and this is only the last micro-batch's share.
                     before = parameter.grad
                     total = gradient if before is None else local_part(gradient) + local_part(before)
                     self._local[index] = torch.linalg.vector_norm(local_part(total), dtype=_norm_dtype(total))
-            except Exception as error:  # noqa: BLE001 -- a guest breaks nothing
+            except Exception as error:
                 self._failed(error)
+            self.hook_seconds += perf_counter() - began
 
         return hook
 
@@ -166,14 +172,18 @@ class SampledPass:
             trainable = [local_part(each) for each in self._model.trainable]
             copies, self._copies = self._copies, []
             if len(copies) == len(trainable):
-                torch._foreach_sub_(copies, [self._thin(each) for each in trainable])  # noqa: SLF001
+                torch._foreach_sub_(copies, [self._thin(each) for each in trainable])
                 readings.update = self._fetch(_gather(_norms(copies)))
                 readings.update_scale = float(self._stride)
             readings.parameter = self._fetch(_gather(_norms(trainable)))
             if self._probes.fingerprints:
                 everything = [fingerprint(each) for _, each in self._model.parameters]
                 readings.parameter_bits = self._fetch(_gather(everything))
-                buffers = [each for each in self._model.inner.buffers() if each.layout is torch.strided and each.numel()]
+                buffers = [
+                    each
+                    for each in self._model.inner.buffers()
+                    if each.layout is torch.strided and each.numel()
+                ]
                 if buffers:
                     readings.buffer_bits = self._fetch(_gather([fingerprint(each) for each in buffers]))
         readings.optimizer_state_step = state_step(optimizer, self._number)

@@ -24,6 +24,7 @@ class SamplePeriod:
         self._advised = 1
         self._measured = 1
         self._costs: deque[float] = deque(maxlen=3)
+        self._cpu_costs: deque[float] = deque(maxlen=3)
         self._steps: deque[float] = deque(maxlen=31)
         self.steps = self._base
 
@@ -35,12 +36,18 @@ class SamplePeriod:
         """Notes how long a step without sampling took."""
         self._steps.append(seconds)
 
-    def observe_cost(self, seconds: float) -> None:
-        """Notes what a sampled step cost on the training thread, and backs off as far as the budget asks."""
+    def observe_cost(self, seconds: float, cpu_seconds: float = 0.0, step_cpu_seconds: float = 0.0) -> None:
+        """Notes what a sampled step cost, and backs off as far as the budget asks.
+
+        Both shares count, that of time and that of CPU: a rank that mostly waits has little CPU time to take a share of.
+        """
         self._costs.append(seconds)
+        self._cpu_costs.append(cpu_seconds)
         if not self.automatic or not self._steps:
             return
         needed = min(self._costs) / (self._share * max(median(self._steps), 1e-6))
+        if step_cpu_seconds > 0:
+            needed = max(needed, min(self._cpu_costs) / (self._share * step_cpu_seconds))
         factor = 1
         while self._base * factor < needed and self._base * factor < MAX_PERIOD:
             factor *= 2
@@ -61,6 +68,6 @@ class SamplePeriod:
 
 
 def _base(parameters: int) -> int:
-    if parameters < 10_000_000:  # noqa: PLR2004
+    if parameters < 10_000_000:
         return 16
-    return 32 if parameters < 1_000_000_000 else 64  # noqa: PLR2004
+    return 32 if parameters < 1_000_000_000 else 64

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from time import perf_counter
+from time import perf_counter, process_time
 from typing import TYPE_CHECKING, Any
 
 from stallwatch.agent._fingerprint import GradientSentinel
@@ -80,7 +80,8 @@ class StepProbe:
         self._readings: SampledReadings | None = None
         self._fingerprint: int | torch.Tensor = -1
         self._sampling = False
-        self._sample_cost = 0.0
+        self._sample_cost = self._sample_cpu = 0.0
+        self._sampled_at = (0, 0.0)
         self._handles: list[Any] = []
 
     # --- installation -------------------------------------------------------------------------------------------
@@ -92,7 +93,7 @@ class StepProbe:
 
         self._grad_enabled = is_grad_enabled
         # torch's own wrappers (DDP, FSDP) end their work in the same way.
-        self._queue_callback: Callable[[Callable[[], None]], None] = Variable._execution_engine.queue_callback  # type: ignore[attr-defined] # noqa: SLF001
+        self._queue_callback: Callable[[Callable[[], None]], None] = Variable._execution_engine.queue_callback  # noqa: SLF001
         self._ended = Hook(self._guard, self._on_backward_end)
         model, add = self._model, self._handles.append
         if model.compiled or model.wrapper is None:
@@ -127,7 +128,8 @@ class StepProbe:
         for handle in self._learned:
             handle.remove()
         self._learned = [
-            each.register_post_accumulate_grad_hook(Hook(self._guard, self._on_any_ready)) for each in self._model.trainable
+            each.register_post_accumulate_grad_hook(Hook(self._guard, self._on_any_ready))
+            for each in self._model.trainable
         ]
 
     # --- hooks, in the order of a step --------------------------------------------------------------------------
@@ -167,16 +169,18 @@ class StepProbe:
             self._sampling = self._period.hits(self.next_step)
             self._enter(FORWARD, now, charge)
             if self._sampling:
+                cpu = process_time()
                 self._sampled_pass.arm()
-                self._skip_own_time(now)
+                self._skip_own_time(now, cpu)
         else:
             self._enter(FORWARD, now, charge)
         self._forwards += 1
         return True
 
-    def _skip_own_time(self, began: float) -> None:
+    def _skip_own_time(self, began: float, cpu_began: float) -> None:
         now = perf_counter()
         self._sample_cost += now - began
+        self._sample_cpu += process_time() - cpu_began
         self._enter(self.phase, now, NOWHERE)
 
     def _on_forward_end(self, now: float, *_: object) -> None:
@@ -198,13 +202,15 @@ class StepProbe:
                 handle.remove()
             self._learned = []
             if last is not None:
-                self._learned.append(last.register_post_accumulate_grad_hook(Hook(self._guard, self._on_ready)))
+                self._learned.append(
+                    last.register_post_accumulate_grad_hook(Hook(self._guard, self._on_ready))
+                )
             # The times before the last gradient were counted as waiting.
             self._seconds[BACKWARD] += self._seconds[SYNC]
             self._seconds[SYNC] = 0.0
             self._micro_batches += 1
             self._queue_callback(self._later)
-        except Exception as error:  # noqa: BLE001 -- a guest breaks nothing
+        except Exception as error:
             self._guard.failed(error)
 
     def _on_ready(self, now: float, _parameter: torch.Tensor) -> None:
@@ -223,13 +229,13 @@ class StepProbe:
     def _soon(self) -> None:
         try:
             self._queue_callback(self._later)
-        except Exception as error:  # noqa: BLE001 -- a guest breaks nothing
+        except Exception as error:
             self._guard.failed(error)
 
     def _later(self) -> None:
         try:
             self._queue_callback(self._ended)
-        except Exception as error:  # noqa: BLE001 -- a guest breaks nothing
+        except Exception as error:
             self._guard.failed(error)
 
     def _on_backward_end(self, now: float) -> None:
@@ -237,7 +243,9 @@ class StepProbe:
             self._enter(OPTIMIZER, now, SYNC)
 
     def _on_optimizer(self, now: float, optimizer: torch.optim.Optimizer, *_: object) -> None:
-        self._enter(OPTIMIZER, now, self.phase if self.phase in {FORWARD, BACKWARD, SYNC, OPTIMIZER} else INPUT)
+        self._enter(
+            OPTIMIZER, now, self.phase if self.phase in {FORWARD, BACKWARD, SYNC, OPTIMIZER} else INPUT
+        )
         if not self._start_known:
             self._start_known = True
             self._restore_step(optimizer)
@@ -248,10 +256,10 @@ class StepProbe:
             if taken is not None:
                 self._fingerprint = taken if isinstance(taken, int) else self._reader.fetch_integer(taken)
         if self._sampling and self._micro_batches:
-            began = perf_counter()
+            began, cpu = perf_counter(), process_time()
             # When DDP averaged after every micro-batch, no local gradient of the whole step ever existed.
             self._readings = self._sampled_pass.before_step(local_valid=self._synchronised <= 1)
-            self._skip_own_time(began)
+            self._skip_own_time(began, cpu)
 
     def _on_optimizer_end(self, now: float, optimizer: torch.optim.Optimizer, *_: object) -> None:
         self._enter(INPUT, now, OPTIMIZER)
@@ -275,12 +283,12 @@ class StepProbe:
             optimizer_steps=1,
         )
         if self._readings is not None:
-            began = perf_counter()
+            began, cpu = perf_counter(), process_time()
             readings, self._readings = self._readings, None
             self._sampled_pass.after_step(readings, optimizer)
             record.sampled = readings
-            self._skip_own_time(began)
-            self._period.observe_cost(self._sample_cost)
+            self._skip_own_time(began, cpu)
+            self._settle_sample(record.step)
         elif record.seconds[0] > 0:
             self._period.observe_step(record.seconds[0])
             typical = self.typical_step_seconds or record.seconds[0]
@@ -294,10 +302,22 @@ class StepProbe:
         self._step_ended = now
         self._forwards = self._micro_batches = self._synchronised = 0
         self._sampling = False
-        self._sample_cost = 0.0
+        self._sample_cost = self._sample_cpu = 0.0
         self._losses = Losses()
         for index in range(len(seconds)):
             seconds[index] = 0.0
+
+    def _settle_sample(self, step: int) -> None:
+        """Tells the period what this sample cost, and what the steps since the sample before took of the CPU."""
+        in_hooks = self._sampled_pass.hook_seconds
+        self._guard.seconds += in_hooks
+        cpu_seconds = self._sample_cpu + in_hooks
+        cpu = process_time()
+        step_before, cpu_before = self._sampled_at
+        self._sampled_at = (step, cpu)
+        steps = step - step_before
+        step_cpu = (cpu - cpu_before - cpu_seconds) / steps if cpu_before and steps > 0 else 0.0
+        self._period.observe_cost(self._sample_cost + in_hooks, cpu_seconds, step_cpu)
 
     def _learned_now(self) -> bool:
         return len(self._learned) > 1
@@ -307,7 +327,7 @@ class StepProbe:
         if not self._forwards:
             # Called in a way the hooks do not see (torch.compile, `model.forward`): better no answer than a wrong one.
             return (now - self._step_ended, NAN, NAN, NAN, seconds[SYNC], seconds[OPTIMIZER])
-        entry = seconds[INPUT] if self._step_ended == self._step_ended else NAN  # noqa: PLR0124 -- false for NaN only
+        entry = seconds[INPUT] if self._step_ended == self._step_ended else NAN
         return (
             now - self._step_ended,
             entry,
@@ -350,4 +370,3 @@ def restored_step(optimizer: torch.optim.Optimizer) -> int:
         # On a GPU, reading it would wait for all queued work; that is paid once, before the first step.
         return int(step)
     return 0
-

@@ -28,7 +28,8 @@ class Block(nn.Module):
         )
         mixed = functional.scaled_dot_product_attention(query, key, value, is_causal=True)
         x = x + self.attention_out(mixed.transpose(1, 2).reshape(batch, time, width))
-        return x + self.network(self.network_norm(x))
+        output: torch.Tensor = x + self.network(self.network_norm(x))
+        return output
 
 
 class CharacterGPT(nn.Module):

@@ -30,6 +30,7 @@ from stallwatch.detector.core.sampled import SampledObservation
 _NEVER = np.iinfo(np.int64).min
 _FOREVER = np.iinfo(np.int64).max
 _MAX_SIDE_RECORDS = 4096
+_NEARLY_LEVEL = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +124,8 @@ class Aligner:
             last = int(block.step.max())
             if last > self.watermark[rank]:
                 self.watermark[rank] = last
-                if last >= self.steps.base:
+                # One that was left out is waited for again once it is nearly level with the others.
+                if last >= self.steps.base - max(_NEARLY_LEVEL, 2 * block.step.size):
                     self.expected[rank] = True
         for sample in batch.samples:
             if sample.step <= self.steps.base - 1 - config.sample_lag_steps and self.steps.emitted:

@@ -22,6 +22,8 @@ class Explanation:
     cause: str
     lasting: bool = False
     """The effect outlives the cause: it stays explained for the rest of the attempt."""
+    settle_steps: int = 0
+    """The effect's check takes so many steps to notice that it is over: it stays explained so long after the cause."""
 
 
 EXPLANATIONS = (
@@ -29,8 +31,10 @@ EXPLANATIONS = (
     Explanation("replica_desync", "missing_gradient_sync", lasting=True),
     # Everybody waits for a rank that is gone, and nobody is slow while nobody moves.
     Explanation("hang", "rank_lost"),
-    Explanation("straggler", "rank_lost"),
-    Explanation("straggler", "hang"),
+    Explanation("straggler", "rank_lost", settle_steps=100),
+    Explanation("straggler", "hang", settle_steps=100),
+    # Who does not synchronise keeps nobody waiting in order, and the same mistake costs time.
+    Explanation("straggler", "missing_gradient_sync", settle_steps=100),
     # A loss that is no number any more has no level to rise from.
     Explanation("divergence", "non_finite"),
     Explanation("loss_spike", "non_finite"),
@@ -63,7 +67,10 @@ class FindingBook:
     """Of each active finding, the step from which its condition certainly held."""
     explained_since: dict[str, int] = field(default_factory=dict)
     """Kinds that have fired in this attempt, with the earliest step they began at."""
+    ended_at: dict[str, int] = field(default_factory=dict)
+    """The step at which the latest finding of a kind was resolved, in this attempt."""
     withheld: dict[str, Withheld] = field(default_factory=dict)
+    latest_step: int = 0
     stalled_seconds: dict[str, float] = field(default_factory=dict)
     changed: list[str] = field(default_factory=list)
     """Ids of the findings that changed since they were last asked for."""
@@ -71,6 +78,7 @@ class FindingBook:
     def apply(self, now: float, verdict: Verdict) -> Finding | None:
         """Take a verdict; return the finding it opened, if it opened one."""
         kind = verdict.kind
+        self.latest_step = max(self.latest_step, verdict.step)
         if not verdict.firing:
             self.withheld.pop(kind, None)
             if kind in self.active:
@@ -88,6 +96,7 @@ class FindingBook:
 
     def step(self, now: float, step: int) -> list[Finding]:
         """A step has passed: open what was held back and is not explained after all."""
+        self.latest_step = max(self.latest_step, step)
         opened = []
         for kind in sorted(self.withheld):
             waiting = self.withheld[kind]
@@ -101,6 +110,7 @@ class FindingBook:
         """The processes are gone: so are the findings about them."""
         self.withheld.clear()
         self.explained_since.clear()
+        self.ended_at.clear()
         for kind in sorted(self.active):
             if self.active[kind].category in SCOPED_CATEGORIES:
                 self._resolve(now, kind, step)
@@ -144,6 +154,10 @@ class FindingBook:
                 and ends >= cause.since_step
             ):
                 return True
+            began = self.explained_since.get(explanation.cause, np.inf)
+            ended = self.ended_at.get(explanation.cause, -np.inf)
+            if explanation.settle_steps and ends >= began and self.latest_step < ended + explanation.settle_steps:
+                return True
             if explanation.lasting and ends >= self.explained_since.get(explanation.cause, np.inf):
                 return True
         return False
@@ -158,7 +172,7 @@ class FindingBook:
             kind=kind,
             category=VOCABULARY[kind].category,
             severity=(verdict.severity or VOCABULARY[kind].severity).value,
-            confidence=float(verdict.confidence),
+            confidence=min(max(float(verdict.confidence), 0.0), 1.0),
             status="firing",
             since_step=int(verdict.since_step),
             detected_step=int(verdict.step),
@@ -191,7 +205,7 @@ class FindingBook:
         new = replace(
             old,
             severity=(verdict.severity or VOCABULARY[verdict.kind].severity).value,
-            confidence=float(verdict.confidence),
+            confidence=min(max(float(verdict.confidence), 0.0), 1.0),
             since_step=int(verdict.since_step),
             ranks=tuple(int(rank) for rank in verdict.ranks),
             layers=verdict.layers,
@@ -208,6 +222,7 @@ class FindingBook:
     def _resolve(self, now: float, kind: str, step: int) -> None:
         finding = self.active.pop(kind)
         self.certain_since.pop(kind, None)
+        self.ended_at[kind] = self.latest_step
         done = replace(
             finding, status="resolved", resolved_step=int(max(step, finding.detected_step)), resolved_at=now
         )

@@ -22,6 +22,7 @@ _SIGMA = 1.4826
 """Standard deviations in one median absolute deviation of a normal distribution."""
 _MEDIAN_ERROR = 1.2533
 """Standard error of a median, in those of the mean."""
+_MARKS = (1 << 60) - 1
 _FEW = 5
 """Below this many ranks their spread says nothing: only the spread over steps does."""
 
@@ -34,6 +35,8 @@ class StragglerConfig:
     """Steps that are judged together."""
     windows: int = 3
     """Windows in a row in which a rank must stand out."""
+    pooled_windows: int = 9
+    """Where steps are noisy, so many windows together may show what none of them shows alone."""
     excess_share: float = 0.03
     """What the others lose to it, at least, as a share of the step."""
     excess_seconds: float = 0.0005
@@ -44,12 +47,12 @@ class StragglerConfig:
     """Share of the steps on which it must be behind the median of the others."""
     spread_share: float = 0.002
     """The spread over ranks is taken to be at least this share of the step."""
-    settle_seconds: float = 5.0
-    """An excess below `drastic_share` must have lasted so long, for a busy machine holds one process back for a while."""
-    settle_windows: int = 15
-    """... but no longer than so many windows."""
-    drastic_share: float = 0.5
-    """An excess above this share of the step is called after `windows` windows."""
+    settle_seconds: float = 10.0
+    """An excess must have lasted so long: on a busy machine another process holds one rank back for seconds."""
+    settle_windows: int = 50
+    """... but no longer than so many windows, at most 60."""
+    drastic_share: float = 0.4
+    """Waiting for data by more than this share of the step needs `windows` windows only: no scheduler does that."""
     resolve_windows: int = 3
     """Windows in a row without it that resolve the finding."""
 
@@ -57,6 +60,8 @@ class StragglerConfig:
         for name in ("window_steps", "windows", "resolve_windows", "settle_windows"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
+        if self.settle_windows > 60:
+            raise ValueError(f"settle_windows must be at most 60, not {self.settle_windows}")
         if self.window_steps < 8:
             raise ValueError(
                 f"window_steps must be at least 8, not {self.window_steps}: a median of fewer is too rough"
@@ -120,6 +125,8 @@ class Straggler:
     past: list[Matrix] = field(default_factory=list)
     """Excess per step and rank of the windows before, for finding where it began."""
     past_numbers: list[list[int]] = field(default_factory=list)
+    typical: list[Matrix] = field(default_factory=list)
+    """Median excess of each rank in the latest windows."""
     suspects: dict[int, Suspect] = field(default_factory=dict)
     step_seconds: float = 0.0
     """Typical step of the last window."""
@@ -151,7 +158,7 @@ class Straggler:
         self.world_size = world_size
         self.window = np.full((self.config.window_steps, _COLUMNS, world_size), np.nan)
         self.filled, self.numbers = 0, []
-        self.past, self.past_numbers, self.suspects = [], [], {}
+        self.past, self.past_numbers, self.typical, self.suspects = [], [], [], {}
         self.said, self.said_share = (), 0.0
 
     def _store(self, step: StepObservation) -> None:
@@ -201,15 +208,14 @@ class Straggler:
         typical = np.median(excess, axis=0)
         spread = _SIGMA * np.median(np.abs(excess - typical), axis=0)
         over_steps = typical / np.maximum(_MEDIAN_ERROR * spread / math.sqrt(len(rows)), 1e-3 * seconds)
-        around = float(np.median(typical))
-        over_ranks = np.maximum(
-            _SIGMA * float(np.median(np.abs(typical - around))), self.config.spread_share * seconds
-        )
-        z = (typical - around) / over_ranks
-        score = np.minimum(z, over_steps) if ranks.size >= _FEW else over_steps
-        leads = (excess > 0).mean(axis=0)
         floor = max(self.config.excess_share * seconds, self.config.excess_seconds)
-        stands_out = (typical > floor) & (score > self.config.z) & (leads >= self.config.lead_share)
+        score = self._score(typical, over_steps, seconds)
+        stands_out = (typical > floor) & (score > self.config.z)
+        stands_out &= (excess > 0).mean(axis=0) >= self.config.lead_share
+        pooled, pooled_score = self._pool(ranks, typical, seconds)
+        longer = ~stands_out & (pooled > floor) & (pooled_score > self.config.z) & (typical > floor / 2)
+        score = np.where(longer, pooled_score, score)
+        stands_out |= longer
         whole = np.full((len(rows), self.world_size), np.nan)
         whole[:, ranks] = excess
         numbers = [self.numbers[row] for row in rows.tolist()]
@@ -222,9 +228,38 @@ class Straggler:
         self._age(flagged, calm)
         self.past.append(whole)
         self.past_numbers.append(numbers)
-        if len(self.past) > (3 if self.world_size <= 1024 else 1):
+        if len(self.past) > self._remembered():
             del self.past[0], self.past_numbers[0]
         return self._conclude(step)
+
+    def _remembered(self) -> int:
+        """Windows kept step by step, for finding where an excess began: fewer the more ranks there are."""
+        if self.world_size <= 16:
+            return self.config.pooled_windows + 3
+        return 3 if self.world_size <= 1024 else 1
+
+    def _score(self, typical: Matrix, over_steps: Matrix, seconds: float) -> Matrix:
+        """How far ranks stand out, from the spread over steps and, when there are enough of them, over ranks."""
+        if typical.size < _FEW:
+            return over_steps
+        around = float(np.median(typical))
+        spread = _SIGMA * float(np.median(np.abs(typical - around)))
+        over_ranks = (typical - around) / max(spread, self.config.spread_share * seconds)
+        return np.minimum(over_ranks, over_steps)
+
+    def _pool(self, ranks: NDArray[np.int64], typical: Matrix, seconds: float) -> tuple[Matrix, Matrix]:
+        """Mean excess over the latest windows, and its score from the spread over windows."""
+        count = self.config.pooled_windows
+        whole = np.full(self.world_size, np.nan)
+        whole[ranks] = typical
+        self.typical = [*self.typical[1 - count :], whole] if count > 1 else [whole]
+        if len(self.typical) < count:
+            return np.zeros(ranks.size), np.zeros(ranks.size)
+        latest = np.stack(self.typical)[:, ranks]
+        latest = np.where(np.isfinite(latest), latest, 0.0)
+        mean = latest.mean(axis=0)
+        error = np.maximum(latest.std(axis=0, ddof=1) / math.sqrt(count), 1e-3 * seconds)
+        return mean, self._score(mean, mean / error, seconds)
 
     def _suspect(
         self,
@@ -256,7 +291,7 @@ class Straggler:
         for rank in sorted(self.suspects):
             suspect = self.suspects[rank]
             out = rank in flagged
-            suspect.marks = ((suspect.marks << 1) | out) & 0xFFFF
+            suspect.marks = ((suspect.marks << 1) | out) & _MARKS
             suspect.age += 1
             # Between the two thresholds nothing is decided: it neither counts for nor against a named rank.
             suspect.quiet = 0 if out else suspect.quiet + (rank in calm or not suspect.named)
@@ -268,11 +303,12 @@ class Straggler:
         lately = (1 << config.windows) - 1
         if suspect.marks & lately != lately:
             return False
-        if suspect.share >= config.drastic_share:
+        if suspect.phases[0] >= config.drastic_share * self.step_seconds:
             return True
         seconds = self.step_seconds * config.window_steps
         needed = min(max(config.windows, math.ceil(config.settle_seconds / seconds)), config.settle_windows)
-        return (suspect.marks & ((1 << needed) - 1)).bit_count() >= needed
+        # One window in ten may have been drowned by noise.
+        return (suspect.marks & ((1 << needed) - 1)).bit_count() >= math.ceil(0.9 * needed)
 
     def _conclude(self, step: int) -> Verdict | None:
         for suspect in self.suspects.values():

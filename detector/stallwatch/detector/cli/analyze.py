@@ -22,6 +22,8 @@ EXIT_FOUND = 3
 _PLOTS = (".png", ".svg", ".html")
 # Reading and analysing less than this is over before a bar could be read.
 _BAR_FROM_BYTES = 4_000_000
+_BAR_FROM_POINTS = 50_000
+_BAR_FROM_FILES = 8
 _WIDTH_WITHOUT_TERMINAL = 110
 
 _COLUMNS = "Columns"
@@ -69,8 +71,8 @@ def analyze(
 ) -> None:
     """Say of training logs whether the runs still learned, since when not, why, and what to do.
 
-    Exits with 0 when nothing wrong was found, with 2 when nothing could be read, and with 3 when there is a finding of
-    severity warning or above, also one that was over before the log ended.
+    Exits with 3 when there is a finding of severity warning or above, also one that was over before the log ended;
+    else with 2 when something could not be read, and with 0 when nothing wrong was found.
 
     Examples: `stallwatch analyze runs/`, `stallwatch analyze metrics.csv --loss train_nll --plot curve.html`.
     """
@@ -80,7 +82,10 @@ def analyze(
         _complain(f"--plot {plot}: the file's name must end in {', '.join(_PLOTS)}")
         raise typer.Exit(EXIT_USAGE)
     selection = Selection(loss, step, learning_rate, evaluation_loss, time, epoch)
-    outcomes = list(_outcomes(paths, selection, total_steps))
+    unread: list[str] = []
+    outcomes = list(_outcomes(paths, selection, total_steps, unread))
+    for message in unread:
+        _complain(message)
     if not outcomes:
         raise typer.Exit(EXIT_USAGE)
     if as_json:
@@ -95,50 +100,56 @@ def analyze(
         _draw(outcomes, plot)
     if any(outcome.alarming for outcome in outcomes):
         raise typer.Exit(EXIT_FOUND)
+    if unread:
+        raise typer.Exit(EXIT_USAGE)
 
 
-def _outcomes(paths: list[Path], selection: Selection, total_steps: int | None) -> Iterator[Outcome]:
-    """The verdicts, in the order of the paths; what cannot be read is said and left out."""
+def _outcomes(
+    paths: list[Path], selection: Selection, total_steps: int | None, unread: list[str]
+) -> Iterator[Outcome]:
+    """The verdicts, in the order of the paths; what cannot be read goes to `unread`, with the reason."""
     from stallwatch.detector.importers import LogError, find_logs
     from stallwatch.detector.report.replay import replay
 
     for path in paths:
-        passed_over: list[str] = []
-        found = 0
+        others: list[str] = []
+        found = len(unread)
         try:
             sources = find_logs(path)
         except LogError as error:
-            _complain(str(error))
+            unread.append(str(error))
             continue
-        for source in sources:
-            for log in _logs(source, selection, passed_over):
-                with _progress(
-                    log.name, log.points.loss.size, show=log.points.loss.size > 200_000
-                ) as advance:
-                    yield replay(log, total_steps=total_steps, progress=advance)
-                found += 1
-        if passed_over and found:
-            files = "1 file" if len(passed_over) == 1 else f"{len(passed_over)} files"
+        # One bar at a time: over the files when there are many, over the bytes and points when there are few.
+        many = len(sources) > _BAR_FROM_FILES
+        with _progress(f"analysing {path}", len(sources), show=many) as next_file:
+            for source in sources:
+                for log in _logs(source, selection, unread, others, bar=not many):
+                    points = log.points.loss.size
+                    show = not many and points > _BAR_FROM_POINTS
+                    with _progress(f"analysing {log.name}", points, show=show) as advance:
+                        yield replay(log, total_steps=total_steps, progress=advance)
+                next_file(1)
+        if others and len(others) == len(sources) and len(unread) == found:
+            unread.append(f"{path}: no training logs in this folder; for one: {others[0]}")
+        elif others:
+            files = "1 file" if len(others) == 1 else f"{len(others)} files"
             _complain(f"{path}: passed over {files} without a training log")
-        elif passed_over:
-            _complain(f"{path}: no training logs in this folder; for one: {passed_over[0]}")
 
 
-def _logs(source: LogSource, selection: Selection, passed_over: list[str]) -> list[TrainingLog]:
+def _logs(
+    source: LogSource, selection: Selection, unread: list[str], others: list[str], *, bar: bool
+) -> list[TrainingLog]:
+    """What the source holds; a file that is no log at all belongs to `others`, unless it was named."""
     from stallwatch.detector.importers import LogError, NotALogError
 
     try:
-        with _progress(
-            f"reading {source.path.name}", source.size, show=source.size > _BAR_FROM_BYTES
-        ) as advance:
+        show = bar and source.size > _BAR_FROM_BYTES
+        with _progress(f"reading {source.path.name}", source.size, show=show) as advance:
             return source.read(selection, advance)
     except NotALogError as error:
-        if source.named:
-            _complain(str(error))
-        else:
-            passed_over.append(str(error))
+        (unread if source.named else others).append(str(error))
     except LogError as error:
-        _complain(str(error))
+        unread.append(str(error))
     return []
 
 

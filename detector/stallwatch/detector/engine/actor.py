@@ -93,6 +93,9 @@ class RunAnalyzer:
         """Let time pass, save when it is due, and show the run."""
         self._apply(analyzer_pb2.AnalyzerInput(received_unix_seconds=now, tick=analyzer_pb2.Tick()))
         self._collect_changes()
+        if self._recorder is not None:
+            # So that what is shown can be replayed.
+            self._recorder.flush()
         durable: tuple[Progress, ...] = ()
         if self._dirty and time.monotonic() >= self._next_snapshot_at:
             durable = self._save()

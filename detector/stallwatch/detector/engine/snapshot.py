@@ -90,7 +90,7 @@ def encode_part(part: object) -> bytes:
 
 def decode_part(data: bytes | msgspec.Raw, like: object) -> Any:
     """One signal or check of the class and with the settings of `like`."""
-    part = msgspec.msgpack.decode(data, type=type(like), dec_hook=_from_plain)
+    part: Any = msgspec.msgpack.decode(data, type=type(like), dec_hook=_from_plain)
     config = getattr(like, _CONFIG, None)
     if config is not None:
         part.config = config

@@ -6,6 +6,7 @@ import csv
 import io
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -21,6 +22,8 @@ _DELIMITERS = (",", "\t", ";", "|")
 # Below this many bytes the csv module has read the file before pandas is imported.
 _SMALL_BYTES = 6_000_000
 _CHUNK_ROWS = 200_000
+# A name for cells beyond the header that no column of a file has.
+_EXCESS = "\0"
 
 
 def recognises(path: Path, head: str) -> bool:
@@ -43,14 +46,14 @@ def read_table(
     """The columns worth reading, or those asked for."""
     with opened(path, progress) as raw:
         text = io.TextIOWrapper(raw, encoding="utf-8-sig", newline="")
-        first = _header_line(text)
+        first, line = _header_line(text)
         if not first:
             raise NotALogError(f"{path}: the file is empty")
         delimiter = max(_DELIMITERS, key=first.count)
         header = _header(path, next(csv.reader([first], delimiter=delimiter)))
         names = list(columns) if columns is not None else wanted(header, selection)
         times = {*time_candidates(names), selection.time}
-        reader = _Reader(path, header, names, times, delimiter)
+        reader = _Reader(path, header, names, times, delimiter, line)
         if path.stat().st_size <= _SMALL_BYTES / (4 if path.suffix == ".gz" else 1):
             reader.read_small(text)
         else:
@@ -58,24 +61,27 @@ def read_table(
     return reader.table()
 
 
-def _header_line(text: io.TextIOWrapper) -> str:
-    """The first line that is not blank or a comment; a `#` before the names themselves is dropped."""
-    for line in iter(text.readline, ""):
+def _header_line(text: io.TextIOWrapper) -> tuple[str, int]:
+    """The first line that is not blank, and its number; a `#` before the names themselves is dropped."""
+    for place, line in enumerate(iter(text.readline, ""), 1):
         if line.strip():
-            return line.lstrip("# ") if line.startswith("#") else line
-    return ""
+            return (line.lstrip("# ") if line.startswith("#") else line), place
+    return "", 0
 
 
 def _header(path: Path, cells: Sequence[str]) -> list[str]:
-    names = [cell.strip() for cell in cells]
+    names: list[str] = []
+    for place, cell in enumerate(cells, 1):
+        name = cell.strip() or f"column {place}"
+        names.append(name if name not in names else f"{name} (column {place})")
     numeric = 0
-    for name in names:
+    for name in cells:
         try:
             float(name)
         except ValueError:
             continue
         numeric += 1
-    if numeric and numeric == len([name for name in names if name]):
+    if numeric and numeric == len([name for name in cells if name.strip()]):
         raise NotALogError(
             f"{path}: the first line holds numbers, not column names: put a header line before it"
         )
@@ -86,9 +92,15 @@ class _Reader:
     """Collects the wanted columns of one file, in pieces."""
 
     def __init__(
-        self, path: Path, header: list[str], names: list[str], times: set[str | None], delimiter: str
+        self,
+        path: Path,
+        header: list[str],
+        names: list[str],
+        times: set[str | None],
+        delimiter: str,
+        header_line: int,
     ) -> None:
-        self.path, self.header, self.delimiter = path, header, delimiter
+        self.path, self.header, self.delimiter, self.header_line = path, header, delimiter, header_line
         self.parse = {name: moment if name in times else number for name in names}
         self.parts: dict[str, list[Column]] = {name: [] for name in names}
         self.unreadable: dict[str, str] = {}
@@ -113,82 +125,89 @@ class _Reader:
             unreadable=self.unreadable,
         )
 
-    def add(self, name: str, cells: Sequence[object]) -> None:
-        """The cells of one column in the rows that come next."""
+    def add(self, name: str, cells: Sequence[object], lines: Sequence[int]) -> None:
+        """The cells of one column in the rows that come next, and the lines they stand in."""
         if name in self.unreadable:
             return
         try:
-            column = parse_column(cells, self.rows, self.parse[name])
+            self.parts[name].append(parse_column(cells, self.rows, self.parse[name]))
         except CellError as error:
-            decimal = error.text.replace(",", ".", 1)
-            if self.delimiter != "," and decimal != error.text:
+            if self.delimiter != "," and "," in error.text:
                 # Where a comma does not part cells it may be the decimal sign.
-                self.add(
-                    name,
-                    [str(cell).replace(",", ".", 1) if isinstance(cell, str) else cell for cell in cells],
-                )
+                pointed = [cell.replace(",", ".", 1) if isinstance(cell, str) else cell for cell in cells]
+                self.add(name, pointed, lines)
                 return
-            line = error.index + self.repeated + 2
-            self.unreadable[name] = (
-                f"{self.path}: line {line}, column '{name}': '{error.text}' is not a number"
-            )
-            return
-        self.parts[name].append(column)
+            line = lines[error.index - self.rows]
+            said = f"line {line}, column '{name}': '{error.text[:40]}' is not a number"
+            self.unreadable[name] = f"{self.path}: {said}"
 
     def read_small(self, text: io.TextIOWrapper) -> None:
-        rows = [row for row in self._rows(text) if row]
-        kept = [row for row in rows if row[: len(self.header)] != self.header]
+        rows = [(line, row) for line, row in self._rows(text) if row]
+        kept = [(line, row) for line, row in rows if row[: len(self.header)] != self.header]
         self.repeated = len(rows) - len(kept)
+        lines = [line for line, _ in kept]
         for name in self.parts:
             place = self.header.index(name)
-            self.add(name, [row[place] if place < len(row) else "" for row in kept])
+            self.add(name, [row[place] if place < len(row) else "" for _, row in kept], lines)
         self.rows = len(kept)
 
-    def _rows(self, text: io.TextIOWrapper) -> Iterator[list[str]]:
-        reader = csv.reader(text, delimiter=self.delimiter)
+    def _rows(self, text: io.TextIOWrapper) -> Iterator[tuple[int, list[str]]]:
+        reader, width = csv.reader(text, delimiter=self.delimiter), len(self.header)
         try:
             for row in reader:
-                if len(row) > len(self.header) and any(cell.strip() for cell in row[len(self.header) :]):
-                    raise LogError(
-                        f"{self.path}: line {reader.line_num + 1} has {len(row)} cells and the header names {len(self.header)}"
-                    )
-                yield row
+                line = reader.line_num + self.header_line
+                if len(row) > width and any(row[width:]):
+                    raise self._excess(line)
+                yield line, row
         except csv.Error as error:
-            raise LogError(f"{self.path}: line {reader.line_num + 1}: {error}") from None
+            raise LogError(f"{self.path}: line {reader.line_num + self.header_line}: {error}") from None
+
+    def _excess(self, line: int) -> LogError:
+        return LogError(
+            f"{self.path}: line {line} has more cells than the header, which names {len(self.header)}"
+        )
 
     def read_large(self, text: io.TextIOWrapper) -> None:
         import pandas as pd  # type: ignore[import-untyped]  # it ships no types
 
-        chunks = pd.read_csv(
-            text,
-            sep=self.delimiter,
-            header=None,
-            names=self.header,
-            usecols=list(self.parts),
-            chunksize=_CHUNK_ROWS,
-            # Only an empty cell means that there is no value: a literal nan was logged.
-            keep_default_na=False,
-            na_values=[""],
-            low_memory=False,
-            index_col=False,
-        )
+        # pandas drops cells beyond those of the first row without a word, so it gets a first row that is wider.
+        first = self.delimiter * len(self.header) + "\n"
         try:
+            chunks = pd.read_csv(
+                _After(first, text),
+                sep=self.delimiter,
+                header=None,
+                names=[*self.header, _EXCESS],
+                usecols=[*self.parts, _EXCESS],
+                chunksize=_CHUNK_ROWS,
+                # Only an empty cell means that there is no value: a literal nan was logged.
+                keep_default_na=False,
+                na_values=[""],
+                low_memory=False,
+                index_col=False,
+            )
             for chunk in chunks:
-                frame = chunk
-                first = frame[next(iter(self.parts))]
-                if first.dtype == object or str(first.dtype) in {"str", "string"}:
-                    header = first.astype(object) == next(iter(self.parts))
-                    self.repeated += int(header.sum())
-                    frame = frame[~header]
-                for name in self.parts:
-                    self._add_chunk(name, frame[name])
-                self.rows += len(frame)
+                self._add_frame(chunk.iloc[1:] if chunk.index[0] == 0 else chunk)
         except pd.errors.ParserError as error:
-            raise LogError(
-                f"{self.path}: {str(error).removeprefix('Error tokenizing data. C error: ').strip()}"
-            ) from None
+            said = str(error).removeprefix("Error tokenizing data. C error: ").strip()
+            raise LogError(f"{self.path}: {said}") from None
 
-    def _add_chunk(self, name: str, cells: object) -> None:
+    def _add_frame(self, frame: Any) -> None:
+        excess = np.flatnonzero(frame[_EXCESS].notna())
+        if excess.size:
+            raise self._excess(int(frame.index[excess[0]]) + self.header_line)
+        first = next(iter(self.parts))
+        if frame[first].dtype.kind not in "fiu":
+            repeated = frame[first].astype(object) == first
+            self.repeated += int(repeated.sum())
+            # Without the header's own words between them the numbers may still be numbers.
+            frame = frame[~repeated]
+        lines = (frame.index.to_numpy() + self.header_line).tolist()
+        for name in self.parts:
+            self._add_chunk(name, frame[name], lines)
+        self.rows += len(frame)
+
+    def _add_chunk(self, name: str, cells: object, lines: Sequence[int]) -> None:
         values = np.asarray(cells)
         if values.dtype.kind in "fiu":
             values = values.astype(np.float64)
@@ -197,4 +216,19 @@ class _Reader:
             rows = np.flatnonzero(~np.isnan(values))
             self.parts[name].append(Column(rows + self.rows, values[rows]))
         else:
-            self.add(name, values.tolist())
+            self.add(name, values.tolist(), lines)
+
+
+class _After:
+    """A text file with something put before its beginning."""
+
+    def __init__(self, first: str, rest: io.TextIOWrapper) -> None:
+        self._first, self._rest = first, rest
+
+    def read(self, size: int = -1) -> str:
+        first, self._first = self._first, ""
+        return first or self._rest.read(size)
+
+    def __iter__(self) -> Iterator[str]:
+        """Asked for by pandas, which takes nothing else for a file."""
+        yield from iter(self._rest.readline, "")

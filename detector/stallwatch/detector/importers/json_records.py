@@ -47,15 +47,16 @@ def read(path: Path, selection: Selection, progress: Progress) -> list[TrainingL
 
 
 def _records(path: Path, text: io.TextIOWrapper) -> Iterator[Record]:
-    line = next((line for line in text if line.strip()), "")
-    if line.lstrip().startswith("["):
-        yield from load_array(path, line + text.read())
-        return
-    number_of_line, held = 1, (line, "")
-    for following in (*held[1:], *text):
-        yield from _record(path, line, number_of_line, last=False)
-        line, number_of_line = following, number_of_line + 1
-    yield from _record(path, line, number_of_line, last=True)
+    before = ""
+    for place, line in enumerate(text, 1):
+        if not before.strip() and line.lstrip().startswith("["):
+            yield from load_array(path, line + text.read())
+            return
+        # A line is read when the next one has come: only the last one may be cut off.
+        yield from _record(path, before, place - 1, last=False)
+        before, last = line, place
+    if before:
+        yield from _record(path, before, last, last=True)
 
 
 def _record(path: Path, line: str, number_of_line: int, *, last: bool) -> Iterator[Record]:

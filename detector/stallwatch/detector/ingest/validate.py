@@ -109,6 +109,9 @@ def check_batch(batch: pb.Batch, blocks: int) -> None:
     _check_count("evaluations", len(batch.evaluations), limits.MAX_EVALUATIONS, "evaluations")
     for index, evaluation in enumerate(batch.evaluations):
         _check_evaluation(f"evaluations[{index}]", evaluation)
+    _check_count("named_losses", len(batch.named_losses), limits.MAX_NAMED_LOSSES, "named losses")
+    for index, named in enumerate(batch.named_losses):
+        _check_named_loss(f"named_losses[{index}]", named)
     _check_count("events", len(batch.events), limits.MAX_EVENTS, "events")
     for index, happening in enumerate(batch.events):
         _check_event(f"events[{index}]", happening)
@@ -140,21 +143,7 @@ def _check_steps(steps: pb.StepBatch) -> None:
                 f"steps.{name} has {length} values for {count} steps: give one a step, or none at all",
             )
     _check_learning_rates(steps, count)
-    if count == 0:
-        return
-    step = np.asarray(steps.step, dtype=np.uint64)
-    if int(step.max()) > LARGEST_STEP:
-        index = int(step.argmax())
-        raise InvalidInputError(
-            f"steps.step[{index}]", f"steps.step[{index}] is {step[index]}: it must be below 2^63"
-        )
-    backwards = np.flatnonzero(step[1:] <= step[:-1])
-    if backwards.size:
-        index = int(backwards[0]) + 1
-        raise InvalidInputError(
-            f"steps.step[{index}]",
-            f"steps.step[{index}] is {step[index]} after {step[index - 1]}: the steps of a batch must go up",
-        )
+    _check_rising("steps.step", steps.step)
     _check_column("steps.samples", steps.samples, "finite and not negative", least=0.0)
     for name in _DURATIONS:
         _check_column(
@@ -168,6 +157,40 @@ def _check_steps(steps: pb.StepBatch) -> None:
         _check_column(
             f"steps.{name}", getattr(steps, name), "-1 when unknown, otherwise not negative", least=-1
         )
+
+
+def _check_rising(field: str, column: Sequence[int]) -> None:
+    if not column:
+        return
+    step = np.asarray(column, dtype=np.uint64)
+    if int(step.max()) > LARGEST_STEP:
+        index = int(step.argmax())
+        raise InvalidInputError(
+            f"{field}[{index}]", f"{field}[{index}] is {step[index]}: it must be below 2^63"
+        )
+    backwards = np.flatnonzero(step[1:] <= step[:-1])
+    if backwards.size:
+        index = int(backwards[0]) + 1
+        raise InvalidInputError(
+            f"{field}[{index}]",
+            f"{field}[{index}] is {step[index]} after {step[index - 1]}: the steps of a batch must go up",
+        )
+
+
+def _check_named_loss(field: str, named: pb.NamedLoss) -> None:
+    if not named.name:
+        raise InvalidInputError(f"{field}.name", f"{field}.name is empty: it must say which loss this is")
+    _check_length(f"{field}.name", named.name, limits.MAX_LOSS_NAME_CHARACTERS)
+    count = len(named.step)
+    _check_count(f"{field}.step", count, limits.MAX_BATCH_STEPS, "steps")
+    for name in ("loss_sum", "samples"):
+        length = len(getattr(named, name))
+        if length != count:
+            raise InvalidInputError(
+                f"{field}.{name}", f"{field}.{name} has {length} values for {count} steps: give one a step"
+            )
+    _check_rising(f"{field}.step", named.step)
+    _check_column(f"{field}.samples", named.samples, "finite and not negative", least=0.0)
 
 
 def _check_learning_rates(steps: pb.StepBatch, count: int) -> None:

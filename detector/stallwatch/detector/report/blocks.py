@@ -42,11 +42,11 @@ class Block:
 
 
 def blocks(
-    points: Evaluations, steps: Integers, next_look: Callable[[], int], whole: int = WHOLE_POINTS
+    points: Evaluations, steps: Integers, next_look: Callable[[], int], whole: int | None = None
 ) -> Iterator[Block]:
     """The points one by one, or from `whole` of them on in blocks; `next_look` says at which step the next look is due."""
     size, total = _BLOCK_POINTS, points.loss.size
-    if total <= whole:
+    if total <= (WHOLE_POINTS if whole is None else whole):
         yield from _single(points, steps, 0, total)
         return
     opening, end = min(_OPENING_POINTS, total), total // size * size

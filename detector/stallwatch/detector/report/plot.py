@@ -56,6 +56,8 @@ _BELOW: dict[str, Any] = {
     "columnspacing": 1.6,
     "borderpad": 0.1,
 }
+# No axis reaches further.
+_LARGEST = 1e100
 # One picture holds so many runs; an HTML page holds all of them, each as a picture of its own.
 _MOST_IN_ONE = 12
 
@@ -111,7 +113,7 @@ def _state_patches(outcome: Outcome) -> list[Patch]:
 def _curve(axes: Axes, outcome: Outcome) -> None:
     log, points = outcome.log, outcome.log.points
     finite = np.isfinite(points.loss)
-    steps, losses = points.step[finite], points.loss[finite]
+    steps, losses = points.step[finite], np.clip(points.loss[finite], -_LARGEST, _LARGEST)
     evaluations = log.evaluations if log.judged == "loss" else None
     _shade(axes, outcome)
     raw = envelope(steps, losses)

@@ -15,21 +15,23 @@ from stallwatch.detector.checks.learning import LEARNING_CHECKS
 from stallwatch.detector.core.findings import Finding
 from stallwatch.detector.core.learning import LossAssessment, LossPoint
 from stallwatch.detector.core.observations import AttemptObservation, EvaluationObservation
-from stallwatch.detector.importers.log import TrainingLog
+from stallwatch.detector.importers.log import Floats, TrainingLog
 from stallwatch.detector.importers.source import Progress, no_progress
 from stallwatch.detector.report.blocks import Block, blocks
 from stallwatch.detector.report.outcome import Look, Outcome, StateEntry
 from stallwatch.detector.report.positions import Positions
 from stallwatch.detector.signals.loss import LossConfig, LossSignal
 
-
 _PROGRESS_POINTS = 1000
+_LARGEST_LOSS = 1e100
 
 
 def replay(log: TrainingLog, *, total_steps: int | None = None, progress: Progress = no_progress) -> Outcome:
     """Feed the log through the loss model and the checks of learning, in its order."""
     analysis = _Analysis(log, Positions.of(log), LossSignal(config=LossConfig(total_steps=total_steps)))
-    analysis.run(progress)
+    # What a loss of 1e100 does to a fit is seen in the verdict; numpy's own word on it helps nobody.
+    with np.errstate(all="ignore"):
+        analysis.run(progress)
     return analysis.outcome()
 
 
@@ -74,6 +76,7 @@ class _Analysis:
     def run(self, progress: Progress) -> None:
         """Points of the judged series and evaluations, in the order of the log, with a new attempt where steps go back."""
         points = self.log.points
+        points = replace(points, loss=_bounded(points.loss))
         evaluations = deque(_evaluations(self.log, self.positions) if self.log.judged == "loss" else ())
         attempt, fed = 0, 0
         for block in blocks(points, self.positions.encode(points.step), lambda: self.signal.next_look):
@@ -159,6 +162,11 @@ class _Analysis:
             advice=tuple(words(advice) for advice in finding.advice),
             causes=tuple(replace(cause, reason=words(cause.reason)) for cause in finding.causes),
         )
+
+
+def _bounded(loss: Floats) -> Floats:
+    """Losses whose squares are still numbers; what is not finite stays as it is."""
+    return np.where(np.isfinite(loss), np.clip(loss, -_LARGEST_LOSS, _LARGEST_LOSS), loss)
 
 
 def _whole(step: float) -> int:

@@ -15,7 +15,7 @@ _SPENT = 1e-3
 """Below this share of its peak a learning rate moves nothing worth waiting for."""
 _FLOOR = 1e-6
 """Changes below this share of the peak are changes from nothing to nothing."""
-_INCREASE = 1e-3
+_INCREASE = 0.01
 """A relative increase below this is rounding."""
 
 
@@ -27,6 +27,8 @@ class LearningRateTracker:
     peak: float = 0.0
     typical_change: float = 0.0
     """Running mean of the absolute change in log learning rate between records."""
+    reference: float = 0.0
+    """What an increase is measured from: the lowest rate since the latest one."""
     raised_at: int = -1
     """Step of the latest increase; -1 when it never increased."""
 
@@ -38,12 +40,14 @@ class LearningRateTracker:
         warming = rate > self.peak
         self.peak = max(self.peak, rate)
         if math.isnan(before):
+            self.reference = rate
             return False
         if rate == before:
             self.typical_change *= 1 - _MEMORY
             return False
-        if rate > before * (1 + _INCREASE):
-            self.raised_at = max(self.raised_at, step)
+        if rate > self.reference * (1 + _INCREASE):
+            self.raised_at, self.reference = max(self.raised_at, step), rate
+        self.reference = min(self.reference, rate)
         floor = _FLOOR * self.peak
         change = abs(math.log(max(rate, floor) / max(before, floor)))
         jumped = change >= _JUMP and change >= _TYPICAL_CHANGES * self.typical_change and not warming

@@ -11,6 +11,10 @@ class LossConfig:
 
     material_share: float = 0.01
     """Improvement that matters over a horizon, as a share of the scale (the progress so far, at most the loss itself)."""
+    few_points: float = 50.0
+    """So many points double `material_share`: an epoch curve cannot resolve what a step stream can."""
+    crawl_share: float = 0.25
+    """A fall that is certain and above this share of the material gain is slow learning, not a plateau."""
     noise_share: float = 0.5
     """For a run that has hardly moved: improvement that matters, as a share of the noise of one of its ~50 blocks."""
     level_share: float = 0.01
@@ -19,8 +23,12 @@ class LossConfig:
     """... and at least this share."""
     horizon_share: float = 0.5
     """Horizon over which improvement is judged, in times of the age of the present settings."""
-    false_alarm_rate: float = 0.1
+    false_alarm_rate: float = 0.15
     """Probability at which a material improvement may still be to come when a plateau is called."""
+    confirmations: int = 3
+    """Looks in a row that must agree on a plateau."""
+    persistence_share: float = 0.1
+    """... over at least this share of the age."""
     trend_prior: float = 0.7
     """Prior probability that a curve has not broken off its trend."""
     drift_share: float = 0.05

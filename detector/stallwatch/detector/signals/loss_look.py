@@ -45,6 +45,8 @@ class Evidence:
     horizon: int
     gain: float
     """The material gain over the horizon."""
+    crawl: float
+    """Improvement over the horizon that, where it is certain, is no plateau, however small."""
     posterior: HingePosterior
     plateau_probability: float
     expected_gain: float
@@ -98,8 +100,8 @@ def grid(history: BlockHistory, origin: int, start: int, stop: int) -> Floats:
 
 
 def window(history: BlockHistory, stop: int, steps: int) -> Floats:
-    """Block means of the last `steps` steps, 8 to 64 of them where that many are kept."""
-    level = history.level_for(steps, 16)
+    """Block means of the last `steps` steps, 20 to 40 of them where the points suffice."""
+    level = history.level_for(steps, 40)
     return history.blocks(level, stop - steps, stop)
 
 
@@ -113,7 +115,10 @@ def material_gain(signal: LossSignal, level: float, block_noise: float) -> float
     unresolved = config.noise_share * block_noise
     if math.isfinite(size):
         unresolved = min(max(unresolved, config.trifle_share * size), config.level_share * size)
-    gain = max(config.material_share * scale, unresolved)
+    # Few but precise points (epoch means) are judged at what they can resolve; noise is no licence for that.
+    relaxed = config.material_share * (1 + config.few_points / signal.history.count) * scale
+    relaxed *= min(1.0, relaxed / max(block_noise, 1e-300))
+    gain = max(config.material_share * scale, relaxed, unresolved)
     return max(gain, 1e-12 * abs(level), 1e-90)
 
 
@@ -146,14 +151,16 @@ def look(signal: LossSignal) -> Evidence | None:
     if half is None:
         return None
     tau, _ = posterior.break_time()
-    tail = min(0.8, max(0.12, 0.85 * (1 - tau)))
+    unbroken = posterior.probability_unbroken() > 0.5
+    tail = _TAIL_SHARES[-1] if unbroken else min(0.8, max(0.12, 0.85 * (1 - tau)))
     smooth = np.convolve(values, np.ones(3) / 3, "valid")
     lowest = int(np.argmin(smooth))
     best = float(smooth[lowest])
     rise, rise_sigma, rising = _rise(signal, stop, age, gain, best, posterior.correlation, trends)
     raw = np.array(signal.recent.values[-256:])
     return Evidence(
-        step=history.last, age=age, run_age=run_age, horizon=max(1, round(horizon)), gain=gain, posterior=posterior,
+        step=history.last, age=age, run_age=run_age, horizon=max(1, round(horizon)), gain=gain, crawl=config.crawl_share * gain,
+        posterior=posterior,
         plateau_probability=posterior.probability_gain_below(gain, horizon / age),
         expected_gain=posterior.expected_gain(horizon / age), trend=half,
         after_break=_trend(window(history, stop, max(8, math.floor(tail * age)))),

@@ -17,8 +17,8 @@ _SLOW_MULTIPLE = 5.0
 def _onset(state: str, evidence: Evidence) -> tuple[int, float]:
     """Where a state that was called at this look began, and one standard error of that, in steps."""
     if state == "plateau":
-        tau, spread = evidence.posterior.break_time()
-        start = evidence.origin + round(tau * evidence.age)
+        begun, spread = evidence.posterior.onset(evidence.gain)
+        start = evidence.origin + round(begun * evidence.age)
         return min(start, evidence.step), max(spread, 0.02) * evidence.age
     if state == "diverging":
         return min(evidence.best_step, evidence.step), 0.02 * evidence.age
@@ -77,14 +77,14 @@ class StateMachine:
     def _decide(self, evidence: Evidence, config: LossConfig) -> str:
         _, high = evidence.trend.interval(0.9)
         surest_gain = -high * evidence.horizon
-        persisted = 0.05 * evidence.age
+        persisted = config.persistence_share * evidence.age
         if self.rising_looks >= 3:
             return "diverging"
         if self.state == "diverging" and not self._recovered(evidence):
             return "diverging"
         if self.swing_looks >= 3 and evidence.expected_gain <= evidence.gain:
             return "oscillating"
-        if self.plateau_looks >= 3 and evidence.step - self.plateau_from >= persisted:
+        if self.plateau_looks >= config.confirmations and evidence.step - self.plateau_from >= persisted:
             return "plateau"
         if evidence.plateau_probability < 0.5 and (surest_gain > 0 or evidence.plateau_probability < 0.1):
             return "slow" if evidence.expected_gain < _SLOW_MULTIPLE * evidence.gain else "improving"
@@ -106,7 +106,7 @@ class StateMachine:
         trend = evidence.after_break
         if trend is None:
             return False
-        return -trend.slope * evidence.horizon > evidence.gain and trend.interval(0.9)[1] < 0
+        return -trend.slope * evidence.horizon > evidence.crawl and trend.interval(0.9)[1] < 0
 
     def _flat(self, evidence: Evidence, config: LossConfig) -> bool:
         mature = config.total_steps is None or evidence.run_age >= config.mature_share * config.total_steps

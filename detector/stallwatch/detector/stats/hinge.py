@@ -57,6 +57,8 @@ _TAILS: tuple[tuple[str, float, float], ...] = (
 _SHORTEST_TAIL, _LONGEST_TAIL = 0.08, 0.85
 _COARSE_BREAKS, _FINE_BREAKS = 14, 8
 _SMALLEST = 1e-200
+_ONSETS = np.linspace(0.1, 1.0, 64)
+"""Times at which a flat part may have begun; nothing before the first is fitted."""
 _MISFIT_FLOOR = 0.1
 """Residuals below this share of the material gain do not speak for or against any model."""
 
@@ -148,6 +150,24 @@ class HingePosterior:
         share = self.weight[broken] / total
         mean = float(share @ self.tau[broken])
         return mean, math.sqrt(max(float(share @ (self.tau[broken] - mean) ** 2), 0.0))
+
+    def onset(self, gain: float) -> tuple[float, float]:
+        """From when on less than `gain` was left to lose before the break: median and spread, relative to now.
+
+        Where the break is says little when the trend before it is as flat: then the curve was flat from its start (0).
+        """
+        broken = self.tail >= 0
+        total = float(self.weight[broken].sum())
+        if total <= 0:
+            return 1.0, 0.0
+        share, basis, tau = self.weight[broken] / total, self.basis[broken], self.tau[broken]
+        at_break = _bases(tau)[basis, np.arange(len(basis))]
+        left = self.amplitude[broken, None] * (_bases(_ONSETS)[basis] - at_break[:, None])
+        first = np.argmax((left <= gain) | (_ONSETS >= tau[:, None]), axis=1)
+        onset = np.where(first == 0, 0.0, np.minimum(_ONSETS[first], tau))
+        order = np.argsort(onset)
+        middle = float(onset[order][np.searchsorted(np.cumsum(share[order]), 0.5)])
+        return middle, math.sqrt(float(share @ (onset - middle) ** 2))
 
     def probability_flat(self) -> float:
         """Posterior probability of an exactly flat tail."""

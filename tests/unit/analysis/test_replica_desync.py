@@ -1,0 +1,122 @@
+"""Parameters that differ across ranks: between which steps, on which ranks, in which blocks."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from stallwatch.detector.core.inputs import Parallelism
+from support.simulation import BLOCKS, Job, analyze, kinds, one
+
+
+def flipped(since, ranks, blocks=(1,), until=10**9):
+    """A bit of some blocks' parameters is another on some ranks."""
+
+    def fault(step, rank, record):
+        if not since <= step < until or rank not in ranks:
+            return record
+        prints = list(record.parameter_fingerprints)
+        for block in blocks:
+            prints[block] ^= 1 << 40
+        return replace(record, parameter_fingerprints=tuple(prints))
+
+    return fault
+
+
+@pytest.mark.parametrize("since", [51, 75, 80, 137])
+def test_the_onset_lies_between_the_last_equal_and_the_first_differing_sample(since):
+    """The finding begins within half a sampling period of the truth, and its evidence holds the interval."""
+    analysis = analyze(Job(steps=250, sample_fault=flipped(since, [2])))
+    finding = one(analysis, "replica_desync")
+    assert finding.evidence["last_equal_step"] < since <= finding.evidence["first_differing_step"]
+    assert abs(finding.since_step - since) <= 13
+    assert finding.ranks == (2,)
+    assert finding.layers == (BLOCKS[1],)
+    assert kinds(analysis) == {"replica_desync"}
+
+
+def test_two_replicas_have_no_majority():
+    """With two ranks both are named, and the advice does not pretend to know which copy is right."""
+    finding = one(analyze(Job(ranks=2, sample_fault=flipped(60, [1]))), "replica_desync")
+    assert finding.ranks == (0, 1)
+    assert "no majority" in finding.advice[0]
+
+
+def test_it_is_a_consequence_of_missing_synchronisation():
+    """Replicas that took steps on their own gradients differ afterwards: that is one finding, also once sync is back."""
+
+    def bypass(columns):
+        rows = (columns.step >= 60) & (columns.step < 100)
+        columns.gradient_fingerprint[rows, 1] += 1
+
+    job = Job(steps=400, faults=(bypass,), sample_fault=flipped(60, [1], blocks=range(4)))
+    assert kinds(analyze(job)) == {"missing_gradient_sync"}
+
+
+def test_one_that_predates_missing_synchronisation_is_reported_as_well():
+    """A desync known from a sample before synchronisation stopped has a cause of its own."""
+
+    def bypass(columns):
+        columns.gradient_fingerprint[columns.step >= 150, 1] += 1
+
+    job = Job(steps=300, faults=(bypass,), sample_fault=flipped(60, [1]))
+    assert kinds(analyze(job)) == {"missing_gradient_sync", "replica_desync"}
+
+
+def test_a_sample_right_after_the_bypass_does_not_open_it():
+    """A sample on the very step on which synchronisation stops is explained by the finding that follows."""
+
+    def bypass(columns):
+        columns.gradient_fingerprint[columns.step >= 100, 1] += 1
+
+    job = Job(steps=200, faults=(bypass,), sample_fault=flipped(100, [1]))
+    assert kinds(analyze(job)) == {"missing_gradient_sync"}
+
+
+def test_it_resolves_once_parameters_are_equal_again():
+    """A broadcast makes replicas equal: two samples later the finding resolves."""
+    finding = one(analyze(Job(steps=400, sample_fault=flipped(60, [1], until=200))), "replica_desync")
+    assert finding.status == "resolved"
+    assert 225 <= finding.resolved_step <= 235
+
+
+def differing_buffers(step, rank, record):
+    """Running statistics of batch normalisation, which each rank keeps for itself."""
+    return replace(record, buffer_fingerprint=1000 + rank)
+
+
+def spoiled(step, rank, record):
+    """Blocks with NaN, whose bits differ."""
+    if step < 60:
+        return record
+    prints = tuple(print_ + rank for print_ in record.parameter_fingerprints)
+    return replace(record, parameter_fingerprints=prints, non_finite_blocks=tuple(range(4)))
+
+
+def some_ranks_only(step, rank, record):
+    """Samples that only rank 0 sends."""
+    return record if rank == 0 else replace(record, parameter_fingerprints=(), gradient_fingerprints=())
+
+
+@pytest.mark.parametrize("fault", [None, differing_buffers, spoiled, some_ranks_only])
+def test_healthy_twins_give_nothing(fault):
+    """Equal parameters, buffers that differ, NaN and missing samples are no desync."""
+    assert kinds(analyze(Job(sample_fault=fault))) == set()
+
+
+@pytest.mark.parametrize("parallelism", [Parallelism.SHARDED, Parallelism.LOCAL])
+def test_replicas_that_are_meant_to_differ_are_left_alone(parallelism):
+    """Shards and deliberately local replicas hold other numbers."""
+    assert kinds(analyze(Job(parallelism=parallelism, sample_fault=flipped(0, [1])))) == set()
+
+
+def test_large_fingerprints_survive():
+    """Fingerprints use all 64 bits."""
+    fault = flipped(60, [0])
+
+    def large(step, rank, record):
+        prints = tuple(int(np.uint64(print_) | np.uint64(1 << 63)) for print_ in record.parameter_fingerprints)
+        return fault(step, rank, replace(record, parameter_fingerprints=prints))
+
+    assert one(analyze(Job(sample_fault=large)), "replica_desync").ranks == (0,)

@@ -1,0 +1,129 @@
+"""The queue between streams and analyzer: bounded, in order, void when the analyzer is lost."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from stallwatch.detector.engine.messages import IngestResult, Progress
+from stallwatch.detector.errors import AnalyzerLostError
+from stallwatch.detector.ingest import channel as channels
+from stallwatch.detector.ingest.channel import RunChannel
+from stallwatch.detector.ingest.statistics import IngestStatistics
+from stallwatch.v1 import analyzer_pb2
+from stallwatch.v1 import telemetry_pb2 as pb
+from support.analyzer_inputs import item
+
+
+class GatedAnalyzer:
+    """An analyzer that takes its time: each call waits for the gate."""
+
+    run = "run"
+
+    def __init__(self) -> None:
+        self.gate = asyncio.Event()
+        self.taken: list[int] = []
+        self.lost = False
+
+    async def ingest(self, inputs):
+        """Note the sequences, once the gate is open."""
+        await self.gate.wait()
+        if self.lost:
+            raise AnalyzerLostError("gone")
+        sequences = [analyzer_pb2.AnalyzerInput.FromString(data).batch.sequence for data in inputs]
+        self.taken += sequences
+        progress = Progress(0, item(0.0).incarnation, max(sequences), 0)
+        return IngestResult("one", applied=True, progress=(progress,))
+
+
+class Ear:
+    """A stream that remembers what it is told."""
+
+    def __init__(self) -> None:
+        self.accepted = 0
+        self.ended = self.superseded = False
+
+    def acknowledge(self, progress):
+        """Remember it."""
+        self.accepted = progress.accepted
+
+    def notify(self, _findings):
+        """Nothing."""
+
+    def end(self, _reason):
+        """Remember it."""
+        self.ended = True
+
+    def supersede(self):
+        """Remember it."""
+        self.superseded = True
+
+
+def batch(sequence: int) -> analyzer_pb2.AnalyzerInput:
+    """A small input."""
+    return item(0.0, batch=pb.Batch(sequence=sequence))
+
+
+def test_a_full_queue_makes_streams_wait(monkeypatch):
+    """No more is taken in than fits; order is kept, and the counts return to zero."""
+    monkeypatch.setattr(channels, "QUEUE_INPUTS", 8)
+
+    async def scenario() -> None:
+        analyzer, statistics, ear = GatedAnalyzer(), IngestStatistics(), Ear()
+        channel = RunChannel(analyzer, statistics)
+        channel.attach((0, batch(1).incarnation), ear)
+        for number in range(1, 9):
+            assert await channel.put(batch(number)) < 0.05
+        blocked = asyncio.create_task(channel.put(batch(9)))
+        done, _ = await asyncio.wait({blocked}, timeout=0.2)
+        assert not done
+        assert statistics.queued_inputs == 8
+        analyzer.gate.set()
+        assert await blocked > 0.1
+        await channel.drain()
+        assert analyzer.taken == list(range(1, 10))
+        assert (statistics.queued_inputs, statistics.queued_bytes) == (0, 0)
+        assert statistics.backpressure_seconds > 0.1
+        assert ear.accepted == 9
+        channel.close("over")
+
+    asyncio.run(scenario())
+
+
+def test_a_lost_analyzer_voids_the_queue_and_ends_the_streams():
+    """Nothing that was queued may reach the next life: the agents send it again."""
+
+    async def scenario() -> None:
+        analyzer, statistics, ear, lost = GatedAnalyzer(), IngestStatistics(), Ear(), []
+        channel = RunChannel(analyzer, statistics, on_lost=lost.append)
+        channel.attach((0, 1), ear)
+        await channel.put(batch(1))
+        analyzer.lost = True
+        analyzer.gate.set()
+        await channel.drain()
+        assert ear.ended
+        assert lost == ["gone"]
+        assert (statistics.queued_inputs, statistics.queued_bytes) == (0, 0)
+        with pytest.raises(AnalyzerLostError):
+            await channel.put(batch(2))
+        with pytest.raises(AnalyzerLostError):
+            channel.attach((1, 1), Ear())
+
+    asyncio.run(scenario())
+
+
+def test_a_second_stream_of_a_rank_takes_over():
+    """The first one is ended, and does not report the rank as gone."""
+
+    async def scenario() -> None:
+        channel = RunChannel(GatedAnalyzer(), IngestStatistics())
+        first, second = Ear(), Ear()
+        channel.attach((0, 1), first)
+        channel.attach((0, 1), second)
+        assert first.superseded
+        assert not channel.detach((0, 1), first)
+        assert channel.detach((0, 1), second)
+        channel.close("over")
+
+    asyncio.run(scenario())

@@ -1,0 +1,49 @@
+"""Settings: argument over environment over file over default, and errors that say what to do."""
+
+from __future__ import annotations
+
+import pytest
+
+from stallwatch.detector.errors import UsageError
+from stallwatch.detector.service.settings import load
+
+
+def test_the_order_is_argument_environment_file_default(tmp_path, monkeypatch):
+    """Each wins over what comes after it."""
+    file = tmp_path / "stallwatch.toml"
+    file.write_text("grpc_port = 1\nhttp_port = 2\nmax_runs = 3\n")
+    monkeypatch.setenv("STALLWATCH_GRPC_PORT", "11")
+    monkeypatch.setenv("STALLWATCH_HTTP_PORT", "12")
+    settings = load({"grpc_port": 21, "http_port": None}, file)
+    assert (settings.grpc_port, settings.http_port, settings.max_runs, settings.snapshot_seconds) == (21, 12, 3, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        ("grpc_prot = 1", "there is no setting grpc_prot: the settings are host, grpc_port"),
+        ("grpc_port = 70000", "setting grpc_port is 70000"),
+        ("max_runs = 'many'", "setting max_runs is 'many'"),
+        ("grpc_port = ", "is no TOML"),
+    ],
+)
+def test_a_bad_file_is_refused_by_the_name_of_the_setting(tmp_path, content, says):
+    """And by what it should be."""
+    file = tmp_path / "stallwatch.toml"
+    file.write_text(content)
+    with pytest.raises(UsageError) as error:
+        load({}, file)
+    assert says in str(error.value)
+
+
+def test_a_missing_file_is_refused(tmp_path):
+    """It was named, so it should be there."""
+    with pytest.raises(UsageError, match="there is no such file"):
+        load({}, tmp_path / "none.toml")
+
+
+def test_an_agents_variables_are_not_ours(monkeypatch):
+    """The same machine may run a training job."""
+    monkeypatch.setenv("STALLWATCH_ENDPOINT", "host:1")
+    monkeypatch.setenv("STALLWATCH_RUN", "r")
+    assert load({}, None).grpc_port == 9846
