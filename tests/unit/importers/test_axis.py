@@ -56,6 +56,13 @@ def test_without_a_training_loss_the_evaluation_loss_is_judged(tmp_path: Path):
     assert log.judged_column == "val_loss"
 
 
+def test_an_evaluation_loss_that_was_logged_as_nan_is_kept(tmp_path: Path):
+    """A row with a metric alone is no point of the loss; one with NaN is."""
+    log = read(tmp_path, "step,val_loss,val_acc\n0,3,0.1\n10,,0.2\n20,nan,0.3\n")
+    assert log.points.step.tolist() == [0, 20]
+    assert log.evaluations.metrics["val_acc"].tolist() == [0.1, 0.2, 0.3]
+
+
 def test_a_training_loss_of_the_warm_up_only_gives_way_to_the_evaluation_loss(tmp_path: Path):
     """A series that ends where the run has hardly begun is not what the run is judged by."""
     rows = [f"{step},{5 - step / 100},\n" for step in range(20)]

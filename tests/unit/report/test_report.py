@@ -22,7 +22,7 @@ def flat_after(part: float, size: int = 2000, seed: int = 1) -> np.ndarray:
     """A loss that falls like a power law until it stops for good."""
     steps = np.arange(size)
     loss = 1 + 4 * (1 + steps / 20) ** -0.7
-    loss[int(part * size) :] = loss[int(part * size)]
+    loss[int(part * size) :] = loss[min(int(part * size), size - 1)]
     return loss + np.random.default_rng(seed).normal(0, 0.02, size)
 
 
@@ -84,7 +84,24 @@ def test_what_json_cannot_say_is_null():
     assert {finding.kind for finding in outcome.findings} == {"non_finite"}
 
 
-@pytest.mark.parametrize("loss", [[], [2.0], [2.0] * 500, [float("nan")] * 50])
+def test_a_loss_that_stays_not_finite_has_diverged():
+    """An improving run does not end as improving when all it logs is NaN; one that recovers does."""
+    loss = flat_after(1.0, 600)
+    loss[500:] = np.nan
+    broken = replay(log_of(loss))
+    assert (broken.state, broken.states[-1].since_step, broken.states[-1].from_step) == (
+        "diverging",
+        500,
+        502,
+    )
+    assert broken.horizon_end is None
+    assert "not been a finite number since step 500" in broken.summary_reason
+    loss[500:] = flat_after(1.0, 600)[500:]
+    loss[500:502] = np.nan
+    assert replay(log_of(loss)).state != "diverging"
+
+
+@pytest.mark.parametrize("loss", [[], [2.0], [2.0] * 500, [float("nan")] * 50, [1e300, 1e308] * 50])
 def test_logs_with_nothing_in_them_have_a_verdict_too(loss: list[float]):
     """No points, one point, a constant, only NaN: no traceback, and a sentence."""
     outcome = replay(log_of(loss))

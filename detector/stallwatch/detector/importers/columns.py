@@ -202,6 +202,11 @@ def evaluation_loss_candidates(names: Sequence[str]) -> list[str]:
     return known + others
 
 
+def loss_names(names: Sequence[str]) -> list[str]:
+    """Columns that may be a loss of any kind."""
+    return loss_candidates(names) + evaluation_loss_candidates(names)
+
+
 def step_candidates(names: Sequence[str]) -> list[str]:
     """Columns that may count optimizer steps, best first."""
     return _ordered(names, _STEP)

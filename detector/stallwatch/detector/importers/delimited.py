@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from stallwatch.detector.importers.cells import CellError, Column, moment, number, parse_column, seconds
-from stallwatch.detector.importers.columns import Selection, time_candidates, wanted
+from stallwatch.detector.importers.columns import Selection, loss_names, time_candidates, wanted
 from stallwatch.detector.importers.errors import LogError, NotALogError
 from stallwatch.detector.importers.log import TrainingLog
 from stallwatch.detector.importers.source import Progress, opened, run_name
@@ -52,6 +52,9 @@ def read_table(
         delimiter = max(_DELIMITERS, key=first.count)
         header = _header(path, next(csv.reader([first], delimiter=delimiter)))
         names = list(columns) if columns is not None else wanted(header, selection)
+        if not any(loss_names(header)) and selection.loss is None and selection.evaluation_loss is None:
+            # A data set beside the log may be large: its header has said enough.
+            return Table(run_name(path), str(path), 0, {}, tuple(header))
         times = {*time_candidates(names), selection.time}
         reader = _Reader(path, header, names, times, delimiter, line)
         if path.stat().st_size <= _SMALL_BYTES / (4 if path.suffix == ".gz" else 1):

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from stallwatch.detector.importers.cells import CellError, Column, moment, number, parse_column
-from stallwatch.detector.importers.columns import Selection, is_loss, time_candidates, wanted
+from stallwatch.detector.importers.columns import Selection, loss_names, time_candidates, wanted
 from stallwatch.detector.importers.errors import LogError, NotALogError
 from stallwatch.detector.importers.log import TrainingLog
 from stallwatch.detector.importers.source import Progress, opened, plain_suffix, run_name
@@ -114,7 +114,7 @@ def table_of(path: Path, records: Iterable[Record], selection: Selection, what: 
             unreadable[name] = (
                 f"{path}: {what} {error.index + 1}, key '{name}': '{error.text[:40]}' is not a number"
             )
-    if not any(is_loss(name) for name in (*columns, *unreadable)) and selection.loss is None:
+    if not loss_names(header) and selection.loss is None and selection.evaluation_loss is None:
         listed = ", ".join(header[:20]) + (", ..." if len(header) > 20 else "")
         raise NotALogError(f"{path}: no key is a loss; name it with --loss (keys: {listed})")
     return Table(run_name(path), str(path), len(rows), columns, tuple(header), (), unreadable)

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
+Flags = NDArray[np.bool_]
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +32,8 @@ class Evaluations:
     wall_time: Floats
     learning_rate: Floats
     metrics: Mapping[str, Floats] = field(default_factory=dict)
+    has_loss: Flags | None = None
+    """Where the loss cell held something, a NaN that was logged included; None: everywhere."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +69,9 @@ class TrainingLog:
     def points(self) -> Evaluations:
         """The judged series with what belongs to each of its points."""
         if self.judged == "eval_loss":
-            kept = ~np.isnan(self.evaluations.loss)
+            kept = self.evaluations.has_loss
+            if kept is None:
+                return self.evaluations
             return Evaluations(
                 step=self.evaluations.step[kept],
                 row=self.evaluations.row[kept],

@@ -170,6 +170,9 @@ def _evaluations(
         wall_time=seconds[rows],
         learning_rate=rates[rows],
         metrics={name: table.dense(name)[rows] for name in metrics},
+        has_loss=np.isin(rows, table.columns[loss].row)
+        if loss is not None
+        else np.zeros(rows.size, dtype=bool),
     )
 
 
@@ -185,7 +188,7 @@ def _judged(
     loss: str | None, selection: Selection, steps: Floats, evaluations: Evaluations
 ) -> tuple[Literal["loss", "eval_loss"], tuple[str, ...]]:
     """The training loss, unless there is none or it stops long before the evaluation loss does."""
-    evaluated = evaluations.step[~np.isnan(evaluations.loss)]
+    evaluated = evaluations.step[evaluations.has_loss]
     if loss is None:
         return "eval_loss", ("There is no training loss: the evaluation loss is judged.",)
     if (

@@ -12,11 +12,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
-from stallwatch.detector.importers.log import Evaluations, Floats, Integers
-
-Flags = NDArray[np.bool_]
+from stallwatch.detector.importers.log import Evaluations, Flags, Floats, Integers
 
 # Up to here every point is fed, which takes a few seconds.
 WHOLE_POINTS = 150_000

@@ -67,7 +67,7 @@ def position(step: float) -> int | float:
 
 def _summary(outcome: Outcome) -> dict[str, object]:
     log, final, points = outcome.log, outcome.final, outcome.log.points
-    forecast = final.forecast if final is not None else None
+    forecast = final.forecast if final is not None and outcome.horizon_end is not None else None
     summary = {
         "state": outcome.state,
         "state_since_step": position(outcome.states[-1].since_step),

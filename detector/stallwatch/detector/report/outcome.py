@@ -45,7 +45,7 @@ class Outcome:
     """The last look; None when there were too few points for one."""
     final_step: float
     horizon_end: float | None
-    """Where the forecast of the last look ends."""
+    """Where the forecast of the last look ends; None when there is none, or none that still holds."""
     looks: tuple[Look, ...]
     summary_reason: str
     """Why the run is in its last state."""

@@ -123,7 +123,10 @@ def _curve(axes: Axes, outcome: Outcome) -> None:
             raw.step, raw.low, raw.high, color=_RAW, alpha=0.55, linewidth=0, label=f"{label} (90 % of it)"
         )
     else:
-        axes.plot(raw.step, raw.low, color=_RAW, linewidth=0.9, label=label, zorder=2)
+        marker = "o" if raw.step.size <= 30 else None
+        axes.plot(
+            raw.step, raw.low, color=_RAW, linewidth=0.9, marker=marker, markersize=3, label=label, zorder=2
+        )
     if steps.size >= 20:
         axes.plot(*trend(steps, losses), color=_TREND, linewidth=2.0, label="trend", zorder=4)
     if evaluations is not None and np.isfinite(evaluations.loss).any():

@@ -24,6 +24,8 @@ from stallwatch.detector.signals.loss import LossConfig, LossSignal
 
 _PROGRESS_POINTS = 1000
 _LARGEST_LOSS = 1e100
+# One or two losses that are not finite are skipped by any loss scaler; as many as this in a row are no accident.
+_BROKEN_POINTS = 3
 
 
 def replay(log: TrainingLog, *, total_steps: int | None = None, progress: Progress = no_progress) -> Outcome:
@@ -61,6 +63,9 @@ class _Analysis:
     looks: list[Look] = field(default_factory=list)
     final: LossAssessment | None = None
     reached: int = -1
+    broken_since: float | None = None
+    """Where the loss stopped being finite; None while it is."""
+    broken_points: int = 0
 
     def __post_init__(self) -> None:
         self.book = FindingBook(run=self.log.name)
@@ -98,12 +103,27 @@ class _Analysis:
         """Signals first, then the checks on what they derived, then the checks on the point itself."""
         rate = None if math.isnan(block.learning_rate) else block.learning_rate
         point = LossPoint(block.step, block.loss, float(block.points), rate)
+        self._follow_broken(point)
         for look in self.signal.update(point):
             self._assessed(look)
             self._check(look)
         # A mean of neighbours says nothing of single points, and the checks of those need not see it.
         if block.points == 1:
             self._check(point)
+
+    def _follow_broken(self, point: LossPoint) -> None:
+        """A loss that stays not finite has diverged; the loss model has no level to say so from."""
+        if math.isfinite(point.loss):
+            self.broken_since, self.broken_points = None, 0
+            return
+        self.broken_points += 1
+        at = self.positions.decode(point.step)
+        self.broken_since = at if self.broken_since is None else self.broken_since
+        if self.broken_points == _BROKEN_POINTS and self.states[-1].state != "diverging":
+            self.states.append(StateEntry("diverging", at, self.broken_since, self._broken()))
+
+    def _broken(self) -> str:
+        return f"The loss has not been a finite number since {self.log.axis} {self.broken_since:,.6g}."
 
     def _restart(self, attempt: AttemptObservation) -> None:
         for look in self.signal.update(attempt):
@@ -129,7 +149,9 @@ class _Analysis:
         """What there is to say at the end of the log."""
         self.book.step(0.0, max(self.reached, 0))
         final, horizon_end, reason = self.final, None, self._too_little()
-        if final is not None:
+        if self.broken_points >= _BROKEN_POINTS:
+            reason = self._broken()
+        elif final is not None:
             reason = self.positions.words(final.reason)
             if final.forecast is not None:
                 horizon_end = self.positions.decode(final.step + final.forecast.horizon_steps)

@@ -183,7 +183,7 @@ def _table(outcomes: Sequence[Outcome], console: Console) -> None:
     table.add_column("findings", overflow="fold")
     for outcome in outcomes:
         final = outcome.final
-        forecast = final.forecast if final is not None else None
+        forecast = final.forecast if final is not None and outcome.horizon_end is not None else None
         style = _STATE_STYLES[outcome.state]
         table.add_row(
             escape(outcome.log.name),
