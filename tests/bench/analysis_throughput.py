@@ -38,7 +38,9 @@ def main() -> None:
     print(f"{ranks} ranks, {steps} steps in batches of {batch}, {ticks} ticks")
     print(f"{ranks * steps / used:,.0f} rank-steps a CPU second ({ranks * steps / wall:,.0f} by the wall)")
     print(f"{1e6 * used / steps:.0f} us of CPU a step, {1e6 * used / len(batches):.0f} us a batch")
-    print(f"snapshot {len(data) / 1024:,.0f} KiB, encoded in {1e3 * encoding:.1f} ms, decoded in {1e3 * decoding:.1f} ms")
+    print(
+        f"snapshot {len(data) / 1024:,.0f} KiB, encoded in {1e3 * encoding:.1f} ms, decoded in {1e3 * decoding:.1f} ms"
+    )
 
 
 if __name__ == "__main__":

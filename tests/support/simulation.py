@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 
 import numpy as np
+
 from stallwatch.detector.analysis import AnalysisConfig, RunAnalysis
 from stallwatch.detector.core.inputs import (
     Parallelism,
@@ -102,7 +103,12 @@ class Job:
         def lasting(share: float) -> np.ndarray:
             return base * share * rng.lognormal(0.0, self.jitter, shape)
 
-        own = {"input": lasting(0.05), "forward": lasting(0.3), "backward": lasting(0.45), "optimizer": lasting(0.05)}
+        own = {
+            "input": lasting(0.05),
+            "forward": lasting(0.3),
+            "backward": lasting(0.45),
+            "optimizer": lasting(0.05),
+        }
         level = (2.0 + 1.0 / (1.0 + step[:, None] / 50.0)) * rng.lognormal(0.0, 0.02, shape)
         made = Columns(
             step=step,
@@ -180,7 +186,9 @@ class Job:
                     if self.sample_period
                     else ()
                 )
-                batch = RankBatch(sequence=self.sequence[rank], steps=made.block(rank, low, high), samples=samples)
+                batch = RankBatch(
+                    sequence=self.sequence[rank], steps=made.block(rank, low, high), samples=samples
+                )
                 yield float(ends[high - 1]), rank, batch
 
 
@@ -190,7 +198,9 @@ def attach(analysis: RunAnalysis, job: Job, now: float) -> None:
         analysis.hello(now, job.hello(rank))
 
 
-def play(analysis: RunAnalysis, job: Job, now: float = START, *, hello: bool = True, beats: bool = False) -> float:
+def play(
+    analysis: RunAnalysis, job: Job, now: float = START, *, hello: bool = True, beats: bool = False
+) -> float:
     """Hand a job's telemetry to an analysis, with a tick each second; return the time at the end."""
     if hello:
         attach(analysis, job, now)

@@ -8,6 +8,7 @@ import math
 
 import numpy as np
 import pytest
+
 from stallwatch.detector.checks import CHECKS, CheckConfigs
 from stallwatch.detector.checks.contract import Check, Signal
 from stallwatch.detector.core.inputs import Parallelism, Phase
@@ -55,7 +56,11 @@ def step_of(stream: str, step: int, index: int, attempt: int, rng: np.random.Gen
         ranks = ranks[: 1 + index % RANKS]
     count = len(ranks)
     noise = 0.0 if stream == "flat" else 0.05
-    loss = (1.0 + (0.0 if stream == "flat" else math.exp(-step / 60))) * 8 * (1 + noise * rng.standard_normal(count))
+    loss = (
+        (1.0 + (0.0 if stream == "flat" else math.exp(-step / 60)))
+        * 8
+        * (1 + noise * rng.standard_normal(count))
+    )
     if stream == "nan" and 150 <= index < 180:
         loss[index % count] = np.nan
     if stream == "infinite" and index >= 200:
@@ -100,7 +105,9 @@ def step_of(stream: str, step: int, index: int, attempt: int, rng: np.random.Gen
     )
 
 
-def sample_of(stream: str, step: int, index: int, attempt: int, rng: np.random.Generator) -> SampledObservation:
+def sample_of(
+    stream: str, step: int, index: int, attempt: int, rng: np.random.Generator
+) -> SampledObservation:
     """One sampled step of a stream."""
     prints = np.full((RANKS, 3), 7 + step, np.uint64)
     parameters = prints + np.uint64(1)

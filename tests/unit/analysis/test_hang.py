@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+
 from stallwatch.detector.analysis import AnalysisConfig, RunAnalysis
 from stallwatch.detector.checks import CheckConfigs
 from stallwatch.detector.checks.hang import HangConfig
@@ -74,7 +75,9 @@ def test_nobody_lags_when_all_wait_in_the_same_collective():
 
 
 @pytest.mark.parametrize(
-    "phase", [Phase.EVALUATION, Phase.CHECKPOINT, Phase.COMPILATION, Phase.STARTING], ids=lambda phase: phase.name
+    "phase",
+    [Phase.EVALUATION, Phase.CHECKPOINT, Phase.COMPILATION, Phase.STARTING],
+    ids=lambda phase: phase.name,
 )
 def test_one_rank_in_an_exempt_phase_excuses_all(phase):
     """Others wait while rank 0 evaluates or saves: no hang for as long as that may take."""

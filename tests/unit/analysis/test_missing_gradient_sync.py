@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+
 from stallwatch.detector.core.inputs import Parallelism
 from support.simulation import BLOCKS, Job, analyze, kinds, one
 
@@ -149,7 +150,15 @@ def some_prints_missing(columns):
 
 @pytest.mark.parametrize(
     "faults",
-    [(), (accumulation,), (own_loss_scale,), (by_hand,), (by_hand, no_prints), (some_prints_missing,), (no_prints,)],
+    [
+        (),
+        (accumulation,),
+        (own_loss_scale,),
+        (by_hand,),
+        (by_hand, no_prints),
+        (some_prints_missing,),
+        (no_prints,),
+    ],
     ids=["healthy", "accumulation", "nan", "by hand", "by hand without prints", "some prints", "no prints"],
 )
 def test_what_looks_like_it_and_is_not(faults):
@@ -157,7 +166,9 @@ def test_what_looks_like_it_and_is_not(faults):
     assert "missing_gradient_sync" not in kinds(analyze(Job(faults=faults, sample_period=0)))
 
 
-@pytest.mark.parametrize("parallelism", [Parallelism.SHARDED, Parallelism.LOCAL, Parallelism.SINGLE, Parallelism.UNSPECIFIED])
+@pytest.mark.parametrize(
+    "parallelism", [Parallelism.SHARDED, Parallelism.LOCAL, Parallelism.SINGLE, Parallelism.UNSPECIFIED]
+)
 def test_ranks_that_are_meant_to_differ_are_left_alone(parallelism):
     """Sharded, deliberately local and single jobs have gradients that differ."""
     job = Job(parallelism=parallelism, faults=(unsynchronised(),), sample_period=0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+
 from stallwatch.detector.analysis import RunAnalysis
 from stallwatch.detector.core.inputs import Phase
 from stallwatch.detector.engine.snapshot import decode, encode

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+
 from stallwatch.detector.core.inputs import Parallelism
 from support.simulation import BLOCKS, Job, analyze, kinds, one
 
@@ -64,13 +65,15 @@ def test_one_that_predates_missing_synchronisation_is_reported_as_well():
     assert kinds(analyze(job)) == {"missing_gradient_sync", "replica_desync"}
 
 
-def test_a_sample_right_after_the_bypass_does_not_open_it():
+@pytest.mark.parametrize("period", [10, 16, 25])
+def test_a_sample_right_after_the_bypass_does_not_open_it(period):
     """A sample on the very step on which synchronisation stops is explained by the finding that follows."""
+    since = 7 * period
 
     def bypass(columns):
-        columns.gradient_fingerprint[columns.step >= 100, 1] += 1
+        columns.gradient_fingerprint[columns.step >= since, 1] += 1
 
-    job = Job(steps=200, faults=(bypass,), sample_fault=flipped(100, [1]))
+    job = Job(steps=300, sample_period=period, faults=(bypass,), sample_fault=flipped(since, [1]))
     assert kinds(analyze(job)) == {"missing_gradient_sync"}
 
 
@@ -116,7 +119,9 @@ def test_large_fingerprints_survive():
     fault = flipped(60, [0])
 
     def large(step, rank, record):
-        prints = tuple(int(np.uint64(print_) | np.uint64(1 << 63)) for print_ in record.parameter_fingerprints)
+        prints = tuple(
+            int(np.uint64(print_) | np.uint64(1 << 63)) for print_ in record.parameter_fingerprints
+        )
         return fault(step, rank, replace(record, parameter_fingerprints=prints))
 
     assert one(analyze(Job(sample_fault=large)), "replica_desync").ranks == (0,)

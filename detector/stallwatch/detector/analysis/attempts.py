@@ -39,27 +39,37 @@ class Attempt:
 
     def place(self, hello: RankHello, incarnations: dict[int, int], alive: int) -> Place:
         """Decide about a hello, given the current processes by rank and how many other ranks are alive."""
-        if not incarnations and not self.previous:
-            return Place.JOINS
         current = incarnations.get(hello.rank)
         if hello.incarnation == current:
             return Place.KNOWN
-        if hello.incarnation < (current or 0) or hello.incarnation <= self.previous.get(hello.rank, -1):
-            return Place.STALE
-        same_launch = hello.launch_id == self.launch_id or not hello.launch_id or not self.launch_id
-        if hello.restart_count > self.restart_count and same_launch:
-            return Place.RESTARTS
-        if not same_launch:
-            return Place.RESTARTS if hello.incarnation > self.newest else Place.STALE
-        if hello.restart_count < self.restart_count:
-            return Place.STALE
-        if current is None:
+        if not incarnations and not self.previous:
             return Place.JOINS
+        older = hello.incarnation < (current or 0) or hello.incarnation <= self.previous.get(hello.rank, -1)
+        if older or self._is_of_an_earlier_launch(hello):
+            return Place.STALE
+        if current is None and not self._is_of_a_later_launch(hello):
+            return Place.JOINS
+        goes_on = not self._is_of_a_later_launch(hello) and self._goes_on(hello, incarnations, alive)
+        return Place.REPLACES if goes_on else Place.RESTARTS
+
+    def _is_of_another_launch(self, hello: RankHello) -> bool:
+        return bool(hello.launch_id) and bool(self.launch_id) and hello.launch_id != self.launch_id
+
+    def _is_of_an_earlier_launch(self, hello: RankHello) -> bool:
+        if self._is_of_another_launch(hello):
+            return hello.incarnation <= self.newest
+        return hello.restart_count < self.restart_count
+
+    def _is_of_a_later_launch(self, hello: RankHello) -> bool:
+        return self._is_of_another_launch(hello) or hello.restart_count > self.restart_count
+
+    def _goes_on(self, hello: RankHello, incarnations: dict[int, int], alive: int) -> bool:
+        """Whether the launcher names the same launch, most other ranks live, and most are still the first of this attempt."""
         named = bool(hello.launch_id) and hello.launch_id == self.launch_id
-        most_replaced = 2 * (len(self.replaced | {hello.rank})) > len(incarnations)
-        if named and 2 * alive >= len(incarnations) - 1 and alive > 0 and not most_replaced:
-            return Place.REPLACES
-        return Place.RESTARTS
+        replaced = len(self.replaced | {hello.rank})
+        return (
+            named and alive > 0 and 2 * alive >= len(incarnations) - 1 and 2 * replaced <= len(incarnations)
+        )
 
     def begin(self, hello: RankHello, incarnations: dict[int, int]) -> None:
         """Start the next attempt with this process; `incarnations` are those of the one that is over."""

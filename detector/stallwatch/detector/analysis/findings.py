@@ -156,7 +156,11 @@ class FindingBook:
                 return True
             began = self.explained_since.get(explanation.cause, np.inf)
             ended = self.ended_at.get(explanation.cause, -np.inf)
-            if explanation.settle_steps and ends >= began and self.latest_step < ended + explanation.settle_steps:
+            if (
+                explanation.settle_steps
+                and ends >= began
+                and self.latest_step < ended + explanation.settle_steps
+            ):
                 return True
             if explanation.lasting and ends >= self.explained_since.get(explanation.cause, np.inf):
                 return True
@@ -196,7 +200,11 @@ class FindingBook:
             effect = self.active.get(explanation.effect)
             serious = finding.severity == VOCABULARY[kind].severity.value
             explains = explanation.cause == kind and serious
-            if effect is not None and explains and self.certain_since[explanation.effect] >= finding.since_step:
+            if (
+                effect is not None
+                and explains
+                and self.certain_since[explanation.effect] >= finding.since_step
+            ):
                 self._resolve(now, explanation.effect, finding.detected_step)
         return finding
 

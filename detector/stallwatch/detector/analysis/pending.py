@@ -71,8 +71,9 @@ class PendingSteps:
         longer than the window only the newest steps are kept.
         """
         step = block.step
+        ascending = step.size < 2 or bool(np.all(step[1:] > step[:-1]))
         fresh = np.ones(step.size, np.bool_)
-        if step.size > 1 and not np.all(step[1:] > step[:-1]):
+        if not ascending:
             fresh[:] = False
             fresh[np.unique(step, return_index=True)[1]] = True
         if not self.emitted and self.used == 0:
@@ -87,39 +88,42 @@ class PendingSteps:
         if highest < self.base:
             return fresh
         self._reach(highest, window)
-        stored = fresh & ~late & (step >= self.base)
-        rows = self.start + step[stored] - self.base
-        if not self.emitted or watermark >= self.base:
-            seen = self.have[rows, rank]
-            if seen.any():
-                keep = np.flatnonzero(stored)[seen]
-                fresh[keep] = False
-                stored[keep] = False
-                rows = rows[~seen]
-        if rows.size:
-            everything = rows.size == step.size
-            target: slice | NDArray[np.int64] = rows
-            if rows[-1] - rows[0] + 1 == rows.size:
-                target = slice(int(rows[0]), int(rows[-1]) + 1)
-            self.have[target, rank] = True
-            for index, name in enumerate(FLOAT_COLUMNS):
-                column = getattr(block, name)
-                if column.size:
-                    self.floats[target, index, rank] = column if everything else column[stored]
-            for index, name in enumerate(INTEGER_COLUMNS):
-                column = getattr(block, name)
-                if column.size:
-                    self.integers[target, index, rank] = column if everything else column[stored]
-            np.minimum(self.arrived[target], now, out=self.arrived[target]) if isinstance(
-                target, slice
-            ) else None
-            if not isinstance(target, slice):
-                self.arrived[rows] = np.minimum(self.arrived[rows], now)
-            if block.learning_rate.size:
-                self._insert_rates(
-                    rank, rows, block.learning_rate if everything else block.learning_rate[stored]
-                )
+        index = np.flatnonzero(fresh & ~late & (step >= self.base))
+        seen = self.have[self.start + step[index] - self.base, rank]
+        if seen.any():
+            fresh[index[seen]] = False
+            index = index[~seen]
+        if index.size:
+            self._store(
+                now,
+                rank,
+                block,
+                index,
+                contiguous=ascending and highest - int(step[index[0]]) + 1 == index.size,
+            )
         return fresh
+
+    def _store(
+        self, now: float, rank: int, block: StepBlock, index: NDArray[np.int64], *, contiguous: bool
+    ) -> None:
+        """Write the rows of a block that `index` names; `contiguous` when they are the last of it, without gaps."""
+        rows = self.start + block.step[index] - self.base
+        source: slice | NDArray[np.int64] = index
+        target: slice | NDArray[np.int64] = rows
+        if contiguous:
+            source, target = slice(int(index[0]), None), slice(int(rows[0]), int(rows[-1]) + 1)
+        self.have[target, rank] = True
+        for place, name in enumerate(FLOAT_COLUMNS):
+            column = getattr(block, name)
+            if column.size:
+                self.floats[target, place, rank] = column[source]
+        for place, name in enumerate(INTEGER_COLUMNS):
+            column = getattr(block, name)
+            if column.size:
+                self.integers[target, place, rank] = column[source]
+        self.arrived[target] = np.minimum(self.arrived[target], now)
+        if block.learning_rate.size:
+            self._insert_rates(rank, rows, block.learning_rate[source])
 
     def emit(
         self, upper: int, attempt: int, world_size: int, parallelism: Parallelism

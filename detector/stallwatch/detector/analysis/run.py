@@ -8,8 +8,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
-from numpy.typing import NDArray
 
+from stallwatch.detector.analysis import accounting
 from stallwatch.detector.analysis import view as views
 from stallwatch.detector.analysis.align import Aligner
 from stallwatch.detector.analysis.attempts import Place
@@ -19,20 +19,15 @@ from stallwatch.detector.analysis.ranks import RankTable
 from stallwatch.detector.analysis.series import SeriesPoint
 from stallwatch.detector.analysis.state import RunState
 from stallwatch.detector.core.findings import Finding
-from stallwatch.detector.core.inputs import Parallelism, RankBatch, RankHeartbeat, RankHello, StepBlock
+from stallwatch.detector.core.inputs import Parallelism, RankBatch, RankHeartbeat, RankHello
 from stallwatch.detector.core.learning import LossAssessment
 from stallwatch.detector.core.observations import EvaluationObservation, StepObservation
 from stallwatch.detector.core.sampled import SampledObservation
 from stallwatch.detector.core.verdicts import Verdict
-from stallwatch.detector.core.views import STEP_PHASES, STEP_SECONDS_BUCKETS, RankView, RunView
+from stallwatch.detector.core.views import RankView, RunView
 from stallwatch.detector.signals.loss import LossSignal
 
 __all__ = ["AnalysisConfig", "RunAnalysis", "SeriesPoint"]
-
-_BUCKETS = np.array(STEP_SECONDS_BUCKETS)
-_BATCH_SIZES = 32
-_STANDSTILL = frozenset({"hang", "rank_lost"})
-"""Findings whose cost is wall time, for no steps pass."""
 
 
 class RunAnalysis:
@@ -92,7 +87,7 @@ class RunAnalysis:
             self._make_room(now, int(batch.steps.step.max()))
         accepted = state.aligner.add(now, rank, batch, self.config.align)
         if batch.steps is not None and accepted.rows.size:
-            self._account(now, rank, batch.steps, accepted.rows)
+            accounting.count_steps(state, now, rank, batch.steps, accepted.rows)
         table.duplicate_steps[rank] += accepted.duplicate
         self._drain(now)
         return True
@@ -143,7 +138,7 @@ class RunAnalysis:
         if not state.ranks.incarnation:
             return
         live = int(np.count_nonzero(state.ranks.attached & ~state.ranks.finished))
-        state.findings.accrue(elapsed * live, kinds=_STANDSTILL)
+        state.findings.accrue(elapsed * live, kinds=accounting.STANDSTILL)
         total = state.hello.total_steps if state.hello else 0
         observation = state.ranks.observe(now, state.attempt.number, state.aligner.world_size, total)
         self._see(now, observation)
@@ -263,37 +258,6 @@ class RunAnalysis:
             aligner.expected &= aligner.watermark >= min(floor, aligner.steps.top)
             self._drain(now, floor)
 
-    def _account(self, now: float, rank: int, steps: StepBlock, fresh: NDArray[np.bool_]) -> None:
-        """Count a rank's new steps, and remember the latest of their numbers."""
-        count = int(np.count_nonzero(fresh))
-        if not count:
-            return
-        state, table = self.state, self.state.ranks
-        state.steps_received += count
-        table.steps[rank] += count
-        numbers = steps.step[fresh]
-        first = int(numbers.min())
-        table.first_step[rank] = (
-            first if table.first_step[rank] < 0 else min(first, int(table.first_step[rank]))
-        )
-        last = int(np.flatnonzero(fresh)[-1])
-        highest = int(numbers.max())
-        table.last_received[rank] = max(highest, int(table.last_received[rank]))
-        table.move(now, rank, highest)
-        if steps.samples[last] > 0:
-            table.loss[rank] = steps.loss_sum[last] / steps.samples[last]
-        table.step_seconds[rank] = _typical(steps.step_seconds, fresh)
-        table.sync_seconds[rank] = _typical(steps.sync_seconds, fresh)
-        table.input_seconds[rank] = _typical(steps.input_seconds, fresh)
-        for phase in STEP_PHASES:
-            seconds = getattr(steps, f"{phase}_seconds")
-            seconds = seconds[fresh] if seconds.size == fresh.size else seconds
-            seconds = seconds[seconds >= 0]
-            if seconds.size:
-                bins = np.searchsorted(_BUCKETS, seconds)
-                state.phase_counts[phase] += np.bincount(bins, minlength=len(STEP_SECONDS_BUCKETS) + 1)
-                state.phase_seconds[phase] += float(seconds.sum())
-
     def _drain(self, now: float, floor: int | None = None) -> None:
         for observation in self.state.aligner.drain(self.config.align, now, floor=floor):
             self._see(now, observation)
@@ -302,49 +266,17 @@ class RunAnalysis:
         """One observation: remember what the read models need, then ask signals and checks."""
         state = self.state
         if isinstance(observation, StepObservation):
-            self._remember_step(now, observation)
+            accounting.remember_step(state, now, observation)
         elif isinstance(observation, EvaluationObservation):
             state.evaluation_loss = observation.loss
             state.series.evaluation(observation)
         elif isinstance(observation, SampledObservation):
-            self._remember_sample(observation)
+            accounting.remember_sample(state, observation)
         for result in self.pipeline.feed(observation):
             if isinstance(result, Verdict):
                 self._take(now, result)
             elif isinstance(result, LossAssessment):
                 state.assessment = result
-
-    def _remember_step(self, now: float, observation: StepObservation) -> None:
-        state = self.state
-        state.step = observation.step
-        state.series.step(observation)
-        seconds = observation.step_seconds
-        typical = float(seconds[seconds.size // 2])
-        typical = typical if typical > 0 else 0.0
-        state.clock.add(observation.step, typical)
-        if state.findings.active:
-            state.findings.accrue(typical * observation.world_size, without=_STANDSTILL)
-        samples = float(observation.samples.sum())
-        if samples > 0:
-            state.batch_sizes.append(samples * observation.world_size / len(observation.ranks))
-            if len(state.batch_sizes) > _BATCH_SIZES:
-                del state.batch_sizes[0]
-        if observation.learning_rates:
-            state.learning_rate = observation.learning_rates[0]
-        state.loss = observation.mean_loss()
-        if state.findings.withheld:
-            for finding in state.findings.step(now, observation.step):
-                self._charge_onset(finding)
-
-    def _remember_sample(self, observation: SampledObservation) -> None:
-        state = self.state
-        state.series.sampled(observation)
-        state.noise_scale.update(observation)
-        scale = state.noise_scale.estimate()
-        if scale is not None:
-            state.series.add("gradient_noise_scale", observation.step, scale)
-        state.gradient_norm_local = views.norm(observation.local_gradient_square)
-        state.gradient_norm_reduced = views.norm(observation.reduced_gradient_square)
 
     def _take(self, now: float, verdict: Verdict) -> None:
         state = self.state
@@ -354,21 +286,7 @@ class RunAnalysis:
         elif verdict.kind == "rank_lost":
             state.lost = verdict.firing and verdict.severity is None
         if finding is not None:
-            self._charge_onset(finding)
-
-    def _charge_onset(self, finding: Finding) -> None:
-        """What the finding has cost between its onset and the moment it was called."""
-        state = self.state
-        if finding.kind in _STANDSTILL:
-            table = state.ranks
-            live = table.attached & ~table.finished
-            if live.any():
-                waited = max(state.now - float(table.moved_at[live].max()), 0.0)
-                state.findings.stalled_seconds[finding.kind] += waited * int(np.count_nonzero(live))
-        else:
-            state.findings.stalled_seconds[finding.kind] += (
-                state.clock.since(finding.since_step) * state.aligner.world_size
-            )
+            accounting.charge_onset(state, finding)
 
     def _conclude(self, now: float) -> None:
         """Bring the run's state up to date."""
@@ -376,16 +294,8 @@ class RunAnalysis:
         if state.aligner.over and state.findings.active:
             table = state.ranks
             if bool(table.finished[table.attached].all()):
-                for kind in _STANDSTILL & state.findings.active.keys():
+                for kind in accounting.STANDSTILL & state.findings.active.keys():
                     state.findings.apply(now, Verdict(kind=kind, firing=False, step=max(state.step, 0)))
         name, since = views.run_state(state)
-        if name != state.state:
+        if name != state.state or name != "finished":
             state.state, state.state_since_step = name, since
-
-
-def _typical(column: NDArray[np.float64], fresh: NDArray[np.bool_]) -> float:
-    """The median of a rank's new values."""
-    if column.size != fresh.size:
-        return float("nan")
-    values = np.sort(column[fresh])
-    return float(values[values.size // 2])

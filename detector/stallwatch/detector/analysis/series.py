@@ -12,9 +12,11 @@ from stallwatch.detector.core.sampled import SampledObservation
 from stallwatch.detector.signals.history import BlockHistory
 
 _BUFFERED = 64
-_CAPACITY = 256
+_CAPACITY = 128
 _MEDIANS = ("step_seconds", "sync_seconds", "input_seconds")
 _MAX_METRICS = 16
+_GROUP = 8
+"""Steps that are pooled before they reach a history, for series that nobody needs step by step."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,10 +29,22 @@ class SeriesPoint:
 
 
 @dataclass(slots=True)
+class Pool:
+    """Points of a few consecutive steps that become one."""
+
+    group: int
+    count: int = 0
+    steps: int = 0
+    values: float = 0.0
+
+
+@dataclass(slots=True)
 class SeriesBook:
     """All series of a run. Steps are buffered and reduced many at a time."""
 
     series: dict[str, BlockHistory] = field(default_factory=dict)
+    pools: dict[str, Pool] = field(default_factory=dict)
+    """The group of steps that is still open, per pooled series."""
     buffer: list[StepObservation] = field(default_factory=list)
 
     def step(self, observation: StepObservation) -> None:
@@ -75,7 +89,7 @@ class SeriesBook:
             with np.errstate(invalid="ignore", divide="ignore"):
                 self._extend("loss", numbers, np.where(logged, loss_sum, 0.0).sum(axis=1) / weight)
             total = np.nan_to_num(samples).sum(axis=1) * (world / len(group[0].ranks))
-            self._extend("effective_batch_size", numbers, np.where(total > 0, total, np.nan))
+            self._pool("effective_batch_size", numbers, np.where(total > 0, total, np.nan))
             self._extend(
                 "learning_rate",
                 numbers,
@@ -84,10 +98,10 @@ class SeriesBook:
             for name in _MEDIANS:
                 values = np.stack([getattr(o, name) for o in group])
                 medians = _row_medians(values)
-                self._extend(name, numbers, medians)
+                self._pool(name, numbers, medians)
                 if name == "step_seconds":
                     with np.errstate(invalid="ignore", divide="ignore"):
-                        self._extend(
+                        self._pool(
                             "samples_per_second", numbers, np.where(medians > 0, total / medians, np.nan)
                         )
 
@@ -115,12 +129,27 @@ class SeriesBook:
         for step, value in zip(steps, values.tolist(), strict=True):
             self._add(name, step, value)
 
-    def _add(self, name: str, step: int, value: float) -> None:
+    def _pool(self, name: str, steps: list[int], values: NDArray[np.float64]) -> None:
+        """Add the mean over each group of steps; a group is closed by a step of another one."""
+        pool = self.pools.get(name)
+        for step, value in zip(steps, values.tolist(), strict=True):
+            if value - value != 0.0:  # not finite
+                continue
+            group = step // _GROUP
+            if pool is None or pool.group != group:
+                if pool is not None:
+                    self._add(name, pool.steps // pool.count, pool.values / pool.count, pool.count)
+                pool = self.pools[name] = Pool(group)
+            pool.count += 1
+            pool.steps += step
+            pool.values += value
+
+    def _add(self, name: str, step: int, value: float, weight: float = 1.0) -> None:
         if value - value == 0.0:  # finite
             history = self.series.get(name)
             if history is None:
                 history = self.series[name] = BlockHistory(capacity=_CAPACITY)
-            history.add(step, value, 1.0)
+            history.add(step, value, weight)
 
 
 def _same_ranks(steps: list[StepObservation]) -> list[list[StepObservation]]:

@@ -132,48 +132,42 @@ class Hang:
         running = ~seen.finished
         if self.firing and (seen.step > self.stuck_step or not running.any()):
             return self._resolve(seen)
-        if not running.any() or not seen.heard[running].any():
-            return None
-        if seen.total_steps and seen.step + 1 >= seen.total_steps:
-            return None
         alive = running & seen.heard & seen.connected & (seen.silent_seconds <= self.config.silent_seconds)
-        if not self._all_accounted_for(seen, alive, running):
-            return None
-        exempt = np.isin(seen.phase, _EXEMPT) & (seen.phase_seconds <= self.config.exempt_seconds)
-        if (exempt & alive).any():
+        if self._is_excused(seen, alive, running):
             return None
         stuck = float(seen.stuck_seconds[alive].min())
         culprits, how = _culprits(seen, alive)
         limit = self._limit(seen, culprits)
-        if stuck <= limit:
-            return None
-        if seen.finished.any() and not self._waits_for_the_finished(seen, alive):
-            # The others are done: the last ones clean up, save, or upload.
-            return None
         ranks = tuple(seen.ranks[i] for i in np.flatnonzero(culprits))
         with_stack = any(rank in seen.stacks for rank in ranks)
-        if (
-            self.firing
-            and ranks == self.named
-            and with_stack == self.with_stack
-            and stuck < 2 * self.said_seconds
-        ):
+        same = self.firing and (ranks, with_stack) == (self.named, self.with_stack)
+        if stuck <= limit or (same and stuck < 2 * self.said_seconds):
             return None
         if not self.firing:
             self.firing, self.stuck_step = True, seen.step
         self.named, self.with_stack, self.said_seconds = ranks, with_stack, stuck
         return self._verdict(seen, culprits, how, stuck, limit)
 
+    def _is_excused(
+        self, seen: LivenessObservation, alive: NDArray[np.bool_], running: NDArray[np.bool_]
+    ) -> bool:
+        """Whether standing still is in order, or somebody else's to explain."""
+        done = seen.total_steps and seen.step + 1 >= seen.total_steps
+        if done or not alive.any() or not self._all_accounted_for(seen, alive, running):
+            return True
+        exempt = np.isin(seen.phase, _EXEMPT) & (seen.phase_seconds <= self.config.exempt_seconds)
+        if (exempt & alive).any():
+            return True
+        # Where others are done already, the last ones clean up, save, or upload, unless they wait for the others.
+        waits = (seen.phase == Phase.SYNC) | (seen.phase == Phase.BACKWARD)
+        return bool(seen.finished.any()) and not waits[alive].any()
+
     def _all_accounted_for(
         self, seen: LivenessObservation, alive: NDArray[np.bool_], running: NDArray[np.bool_]
     ) -> bool:
         """Whether the silence of a rank does not explain the standstill: one that fell silent long before does not."""
         silent = running & ~alive
-        return bool(alive.any()) and bool(np.all(seen.last_step[silent] < seen.step - 2))
-
-    def _waits_for_the_finished(self, seen: LivenessObservation, alive: NDArray[np.bool_]) -> bool:
-        waits = (seen.phase == Phase.SYNC) | (seen.phase == Phase.BACKWARD)
-        return bool(waits[alive].any())
+        return bool(np.all(seen.last_step[silent] < seen.step - 2))
 
     def _limit(self, seen: LivenessObservation, culprits: NDArray[np.bool_]) -> float:
         if not self.steps:

@@ -32,3 +32,17 @@ def deviating(ranks: tuple[int, ...], prints: Prints) -> tuple[int, ...]:
     return tuple(
         rank for rank, member in zip(ranks, group.ravel().tolist(), strict=True) if member != largest
     )
+
+
+def differing_blocks(prints: NDArray[np.uint64], excluded: frozenset[int]) -> NDArray[np.int64]:
+    """The blocks (columns) whose fingerprints are not the same on all ranks, but for excluded ones.
+
+    >>> import numpy as np
+    >>> differing_blocks(np.array([[1, 2, 3], [1, 5, 4]], np.uint64), frozenset({2})).tolist()
+    [1]
+    """
+    differ = (prints != prints[0]).any(axis=0)
+    for block in excluded:
+        if block < differ.size:
+            differ[block] = False
+    return np.flatnonzero(differ)

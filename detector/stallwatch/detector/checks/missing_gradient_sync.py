@@ -8,15 +8,21 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from stallwatch.detector.checks.majority import deviating
-from stallwatch.detector.checks.wording import names_text, ranks_text
+from stallwatch.detector.checks.majority import deviating, differing_blocks
+from stallwatch.detector.checks.missing_gradient_sync_words import (
+    BYPASSED,
+    DIFFERING,
+    PARTIAL,
+    SCATTERED,
+    UNFINISHED,
+    UNWRAPPED,
+    Words,
+)
 from stallwatch.detector.core.inputs import Parallelism
 from stallwatch.detector.core.observations import AttemptObservation, StepObservation
 from stallwatch.detector.core.sampled import SampledObservation
 from stallwatch.detector.core.verdicts import EvidenceValue, Severity, Verdict
 
-BYPASSED, UNFINISHED, DIFFERING, UNWRAPPED = "bypassed", "unfinished", "differing", "unwrapped"
-PARTIAL, SCATTERED = "partial", "scattered"
 _PARTS = (PARTIAL, SCATTERED)
 _REMEMBERED = 8
 
@@ -94,6 +100,8 @@ class MissingGradientSync:
     good_steps: int = 0
     differing: list[int] = field(default_factory=list)
     """The latest steps on which fingerprints differed."""
+    broken: bool = False
+    """Whether the loss of the latest step was no number."""
     agreed_sample: int = -1
     """Last sampled step whose gradients agreed in every block."""
     firing: bool = False
@@ -124,84 +132,63 @@ class MissingGradientSync:
     def _step(self, step: StepObservation) -> Verdict | None:
         if self.first_step < 0:
             self.first_step = step.step
-        frozen_ddp, frozen_collectives, fewer, counted = self._count(step)
-        broken = ~np.isfinite(step.loss_sum) & (step.samples > 0)
-        if broken.any():
+        stopped, never, counted = self._count(step)
+        self.broken = bool((~np.isfinite(step.loss_sum) & (step.samples > 0)).any())
+        if self.broken:
             # Bits of a NaN need not agree; the loss says what is wrong here.
             return None
-        prints = step.gradient_fingerprint
-        taken = prints != -1
-        agree = differ = False
-        if np.count_nonzero(taken) >= 2:
-            known = prints[taken]
-            differ = bool((known != known[0]).any())
-            agree = not differ
-        if agree:
-            self.agreed_steps += 1
-            return self._good(step.step)
-        everyone = step.ranks
-        # Somebody who averages by hand from here on issues collectives, though DDP's count stands still.
-        ddp_stopped = (
-            counted and self.ddp_moves >= self.config.baseline_steps and bool((frozen_ddp & fewer).all())
-        )
-        collectives_stopped = (
-            counted and self.collective_moves >= self.config.baseline_steps and bool(frozen_collectives.all())
-        )
-        never = (
-            counted
-            and self.ddp_moves == 0
-            and self.collective_moves == 0
-            and bool(frozen_ddp.all())
-            and bool(frozen_collectives.all())
-        )
-        form = BYPASSED if ddp_stopped or never else UNFINISHED if collectives_stopped else ""
-        if differ:
+        taken = step.gradient_fingerprint != -1
+        prints = step.gradient_fingerprint[taken]
+        if prints.size >= 2:
+            if (prints == prints[0]).all():
+                self.agreed_steps += 1
+                return self._good(step.step)
             self.differing = [*self.differing[1 - _REMEMBERED :], step.step]
-            index = np.flatnonzero(taken)
-            ranks = deviating(tuple(everyone[i] for i in index), prints[taken])
+            ranks = deviating(tuple(step.ranks[i] for i in np.flatnonzero(taken)), prints)
             if step.parallelism is Parallelism.UNWRAPPED and not self.agreed_steps:
-                form = UNWRAPPED
+                return self._bad(step.step, UNWRAPPED, ranks)
+            needed = 1 if stopped and not never else self.config.consecutive_steps
+            return self._bad(step.step, stopped or DIFFERING, ranks, needed=needed)
+        if stopped and step.sync_expected:
+            needed = self.config.never_steps if never else self.config.consecutive_steps
             return self._bad(
-                step.step, form or DIFFERING, ranks, exact=bool(form) and form != UNWRAPPED and not never
+                step.step, stopped, step.ranks, needed=needed, since=self.first_step if never else -1
             )
-        if form and not step.sync_expected:
-            return None
-        if form:
-            return self._bad(step.step, form, everyone, needed=self.config.never_steps if never else None)
-        return self._good(step.step) if counted else None
+        return self._good(step.step) if counted and not stopped else None
 
-    def _count(
-        self, step: StepObservation
-    ) -> tuple[NDArray[np.bool_], NDArray[np.bool_], NDArray[np.bool_], bool]:
-        """What the counters did since the step before, per rank; moves the baselines.
+    def _count(self, step: StepObservation) -> tuple[str, bool, bool]:
+        """What the counters say of this step, and their baselines for the next.
 
         Returns:
-            Where DDP's count stood still, where that of collectives did, where fewer collectives than ever were issued (or
-            nobody counts them), and whether the two steps could be compared at all.
+            The form of failure that they show, if any; whether they have never moved at all in this attempt; and whether
+            there was anything to compare.
         """
-        before_ddp, before_collectives = self.ddp, self.collectives
-        comparable = self.ranks == step.ranks
+        ranks, ddp, collectives = self.ranks, self.ddp, self.collectives
         self.ranks, self.ddp, self.collectives = step.ranks, step.ddp_iterations, step.collectives
-        none = np.zeros(0, np.bool_)
-        if not comparable:
-            return none, none, none, False
-        frozen_ddp = (step.ddp_iterations == before_ddp) & (before_ddp >= 0)
-        frozen_collectives = (step.collectives == before_collectives) & (before_collectives >= 0)
-        issued = step.collectives - before_collectives
-        counting = before_collectives >= 0
-        fewer = ~counting | (issued < self.usual_collectives)
-        moved = bool(((step.ddp_iterations > before_ddp) & (before_ddp >= 0)).all())
-        if moved:
-            self.ddp_moves += 1
-        if bool(((issued > 0) & counting).all()):
-            self.collective_moves += 1
-            if moved:
-                least = int(issued.min())
-                self.usual_collectives = (
-                    min(least, self.usual_collectives) if self.usual_collectives > 0 else least
-                )
-        known = bool((before_ddp >= 0).all()) or bool(counting.all())
-        return frozen_ddp, frozen_collectives, fewer, known
+        if ranks != step.ranks:
+            return "", False, False
+        has_ddp, has_collectives = bool((ddp >= 0).all()), bool((collectives >= 0).all())
+        forwards, issued = step.ddp_iterations - ddp, step.collectives - collectives
+        moved = has_ddp and bool((forwards > 0).all())
+        communicated = has_collectives and bool((issued > 0).all())
+        no_forwards = has_ddp and bool((forwards == 0).all())
+        no_collectives = has_collectives and bool((issued == 0).all())
+        # Somebody who averages by hand from here on issues collectives, though DDP's count stands still.
+        fewer = not has_collectives or bool((issued < self.usual_collectives).all())
+        never = no_forwards and no_collectives and not self.ddp_moves and not self.collective_moves
+        stopped = ""
+        if never or (no_forwards and fewer and self.ddp_moves >= self.config.baseline_steps):
+            stopped = BYPASSED
+        elif no_collectives and self.collective_moves >= self.config.baseline_steps:
+            stopped = UNFINISHED
+        self.ddp_moves += moved
+        self.collective_moves += communicated
+        if moved and communicated:
+            least = int(issued.min())
+            self.usual_collectives = (
+                min(least, self.usual_collectives) if self.usual_collectives > 0 else least
+            )
+        return stopped, never, has_ddp or has_collectives
 
     def _good(self, step: int) -> Verdict | None:
         self.bad_steps = 0
@@ -226,118 +213,69 @@ class MissingGradientSync:
         )
 
     def _bad(
-        self, step: int, form: str, ranks: tuple[int, ...], *, exact: bool = False, needed: int | None = None
+        self, step: int, form: str, ranks: tuple[int, ...], needed: int | None = None, since: int = -1
     ) -> Verdict | None:
         self.good_steps = 0
         if not self.bad_steps:
             self.bad_since = step
         self.bad_steps += 1
         if self.firing:
-            if ranks == self.named and form == self.form:
-                return None
-            # What the first steps showed stays the headline unless more ranks turn out to be concerned.
-            if self.form == SCATTERED and self.bad_steps >= max(4, self.config.consecutive_steps):
-                self.form, self.named = form, ranks
-                return self._verdict(step)
-            if set(ranks) <= set(self.named) or self.form == BYPASSED:
-                return None
-            self.named = tuple(sorted({*self.named, *ranks}))
-            return self._verdict(step)
-        if self.bad_steps < (1 if exact else needed or self.config.consecutive_steps):
-            lately = [other for other in self.differing if other > step - self.config.scattered_steps]
-            if form != DIFFERING or len(lately) < max(self.config.consecutive_steps, 2):
-                return None
-            self.firing, self.since, self.form, self.named, self.layers = (
-                True,
-                lately[0],
-                SCATTERED,
-                ranks,
-                (),
-            )
-            return self._verdict(step)
-        self.firing, self.since, self.form, self.named, self.layers = True, self.bad_since, form, ranks, ()
-        if needed is not None and form == BYPASSED:
-            self.since = self.first_step
+            return self._verdict(step) if self._is_news(form, ranks) else None
+        needed = needed or self.config.consecutive_steps
+        scattered = [other for other in self.differing if other > step - self.config.scattered_steps]
+        if self.bad_steps >= needed:
+            began = since if since >= 0 else self.bad_since
+        elif form == DIFFERING and len(scattered) >= max(needed, 2):
+            began, form = scattered[0], SCATTERED
+        else:
+            return None
+        self.firing, self.since, self.form, self.named, self.layers = True, began, form, ranks, ()
         return self._verdict(step)
+
+    def _is_news(self, form: str, ranks: tuple[int, ...]) -> bool:
+        """Whether a bad step adds to what was said; what the first steps showed stays the headline otherwise."""
+        if self.form == SCATTERED and self.bad_steps >= max(4, self.config.consecutive_steps):
+            self.form, self.named = form, ranks
+            return True
+        if self.form == BYPASSED or set(ranks) <= set(self.named):
+            return False
+        self.named = tuple(sorted({*self.named, *ranks}))
+        return True
 
     def _sample(self, sample: SampledObservation) -> Verdict | None:
         if sample.parallelism is not Parallelism.DATA_PARALLEL or len(sample.gradient_ranks) < 2:
             return None
-        prints = sample.gradient_fingerprints
-        differ = (prints != prints[0]).any(axis=0)
-        for block in sample.any_non_finite():
-            if block < differ.size:
-                differ[block] = False
-        if not differ.any():
+        blocks = differing_blocks(sample.gradient_fingerprints, sample.any_non_finite())
+        if not blocks.size:
             self.agreed_sample = sample.step
-            if self.firing and self.form == PARTIAL:
-                return self._resolve(sample.step)
+            return self._resolve(sample.step) if self.firing and self.form == PARTIAL else None
+        told = self.firing and (self.form not in _PARTS or self.layers)
+        if told or self.bad_steps or self.broken or np.isinf(sample.reduced_gradient_square).any():
+            # The steps themselves tell it better, or the numbers are none.
             return None
-        if self.bad_steps or (self.firing and self.form not in _PARTS):
-            # The steps themselves tell it better.
-            return None
-        if self.firing and self.layers:
-            return None
-        if not np.isfinite(sample.reduced_gradient_square).all():
-            return None
-        blocks = np.flatnonzero(differ)
-        since, known = self.since, self.firing
+        error = 0.0
+        if not self.firing:
+            low = max(self.agreed_sample + 1, self.first_step, 0)
+            self.since = (low + sample.step) // 2
+            error = float(sample.step - self.since)
+        # When steps have told since when already, now the layers get names.
         self.firing, self.form, self.good_steps = True, PARTIAL, 0
-        self.named = deviating(sample.gradient_ranks, prints[:, blocks])
+        self.named = deviating(sample.gradient_ranks, sample.gradient_fingerprints[:, blocks])
         self.layers = tuple(sample.blocks[block] for block in blocks)
-        if known:
-            # The steps knew since when; now the layers have names.
-            self.since = since
-            return self._verdict(sample.step, share=blocks.size / differ.size)
-        self.since = max(self.agreed_sample + 1, self.first_step, 0)
-        error = (sample.step - self.since) / 2
-        self.since += int(error)
-        return self._verdict(sample.step, error=error, share=blocks.size / differ.size)
+        return self._verdict(
+            sample.step, error=error, share=blocks.size / sample.gradient_fingerprints.shape[1]
+        )
 
     def _verdict(self, step: int, error: float = 0.0, share: float = 1.0) -> Verdict:
-        who = ranks_text(self.named)
-        since = f"since step {self.since:,}"
-        texts = {
-            BYPASSED: f"Gradients are not averaged {since}: on {who} the optimizer goes on while DDP's count of synchronised "
-            "forward passes stands still.",
-            UNFINISHED: f"Gradients are not averaged {since}: on {who} DDP runs its forward pass, but no collective follows "
-            "it, so the reduction never finishes.",
-            DIFFERING: f"Gradients are not averaged {since}: the optimizers of {who} step on gradients that differ bit for bit"
-            f"{' from those of the majority' if 2 < len(self.ranks) != len(self.named) else ''}.",
-            PARTIAL: f"Gradients of {names_text(self.layers)} are not averaged, seen at step {step:,}: they differ on {who} "
-            f"while the other blocks agree ({100 * share:.3g} % of blocks concerned).",
-            SCATTERED: f"Part of the gradients is not averaged {since}: what the optimizers of {who} step on differs bit for bit on "
-            f"some steps, {len(self.differing)} times lately, while other parts of the model agree.",
-            UNWRAPPED: f"The model is not wrapped for data-parallel training, and the gradients of {who} differ {since}: "
-            "each rank trains a model of its own.",
-        }
-        advice = {
-            BYPASSED: (
-                ("Call the wrapped model itself, not `model.module`, in the training loop; look for `no_sync()` that is never "
-                f"left, at what the code does from step {self.since:,} on."),
-            ),
-            UNFINISHED: (
-                ("Use `loss.backward()` rather than `torch.autograd.grad`, and let every trainable parameter take part in the "
-                "loss, or set `find_unused_parameters=True`."),
-            ),
-            DIFFERING: (
-                ("Look for gradients that are changed after the backward pass on some ranks only (clipping, scaling, editing), "
-                "for `model.module` in the training loop, and for `no_sync()` around the last micro-batch."),
-            ),
-            PARTIAL: (
-                (f"{names_text(self.layers)}: set `requires_grad` and replace parameters before wrapping in DDP; it only "
-                "averages parameters that it has seen then."),
-            ),
-            SCATTERED: (
-                ("Set `requires_grad` and replace parameters before wrapping in DDP: it only averages parameters that it has seen "
-                f"then. Look at what was unfrozen or added around step {self.since:,}."),
-            ),
-            UNWRAPPED: (
-                "Wrap the model in DistributedDataParallel, or give each rank its own run name if this is meant.",
-            ),
-        }
-        restore = (
-            f"Go back to a checkpoint from before step {self.since:,}: replicas have drifted apart since."
+        words = Words(
+            form=self.form,
+            since=self.since,
+            step=step,
+            ranks=self.named,
+            compared=len(self.ranks),
+            layers=self.layers,
+            share=share,
+            times=len(self.differing),
         )
         evidence: dict[str, EvidenceValue] = {
             "form": self.form,
@@ -356,9 +294,9 @@ class MissingGradientSync:
             confidence=0.7 if self.form == UNWRAPPED else 0.99,
             score=float(self.bad_steps or 1),
             threshold=float(self.config.consecutive_steps),
-            reason=texts[self.form],
+            reason=words.reason(),
             evidence=evidence,
-            advice=advice[self.form] if self.form == UNWRAPPED else (*advice[self.form], restore),
+            advice=words.advice(),
             ranks=self.named,
             layers=self.layers,
         )

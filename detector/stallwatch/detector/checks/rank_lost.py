@@ -147,8 +147,10 @@ class RankLost:
             (f"Nothing to rescue: the training goes on. Look in rank {rank}'s log for why its agent ended.",)
             if not self.gone
             else (
-                (f"Look at the end of rank {rank}'s log and at its machine{f' {host}' if host else ''}: killed for memory, a crash "
-                "without a traceback, or a node that is gone."),
+                (
+                    f"Look at the end of rank {rank}'s log and at its machine{f' {host}' if host else ''}: killed for memory, a crash "
+                    "without a traceback, or a node that is gone."
+                ),
                 "Restart the job from its last checkpoint if the launcher does not: the other ranks wait until their timeout.",
             )
         )

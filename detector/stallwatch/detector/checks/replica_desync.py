@@ -7,7 +7,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from stallwatch.detector.checks.majority import deviating
+from stallwatch.detector.checks.majority import deviating, differing_blocks
 from stallwatch.detector.checks.wording import names_text, ranks_text
 from stallwatch.detector.core.inputs import Parallelism
 from stallwatch.detector.core.observations import AttemptObservation, StepObservation
@@ -50,6 +50,8 @@ class ReplicaDesync:
     equal_samples: int = 0
     differing_gradients: int = 0
     """Steps since then on which the ranks' gradients differed."""
+    broken: bool = False
+    """Whether the loss of the latest step was no number."""
     firing: bool = False
     low: int = -1
     high: int = -1
@@ -64,6 +66,7 @@ class ReplicaDesync:
                 self.first_step = observation.step
             prints = observation.gradient_fingerprint
             known = prints[prints != -1]
+            self.broken = bool((~np.isfinite(observation.loss_sum) & (observation.samples > 0)).any())
             if known.size > 1 and observation.sync_expected and bool((known != known[0]).any()):
                 self.differing_gradients += 1
             return None
@@ -80,16 +83,13 @@ class ReplicaDesync:
         if sample.parallelism is not Parallelism.DATA_PARALLEL or len(sample.parameter_ranks) < 2:
             return None
         prints = sample.parameter_fingerprints
-        differ = (prints != prints[0]).any(axis=0)
-        for block in sample.any_non_finite():
-            if block < differ.size:
-                differ[block] = False
-        if not differ.any():
+        blocks = differing_blocks(prints, sample.any_non_finite())
+        if not blocks.size:
             return self._equal(sample.step)
-        if not np.isfinite(sample.parameter_square).all():
+        if self.broken or np.isinf(sample.parameter_square).any():
+            # Bits of a NaN need not agree; the loss says what is wrong here.
             return None
         self.equal_samples = 0
-        blocks = np.flatnonzero(differ)
         ranks = deviating(sample.parameter_ranks, prints[:, blocks])
         layers = tuple(sample.blocks[block] for block in blocks)
         if self.firing and ranks == self.named and layers == self.layers:
@@ -99,7 +99,7 @@ class ReplicaDesync:
             self.low = max(self.equal_step + 1, self.first_step, 0)
             self.high = max(sample.step, self.low)
         self.named, self.layers = ranks, layers
-        return self._verdict(sample, len(blocks) / differ.size)
+        return self._verdict(sample, blocks.size / prints.shape[1])
 
     def _equal(self, step: int) -> Verdict | None:
         self.equal_step = step
@@ -156,7 +156,7 @@ class ReplicaDesync:
             firing=True,
             step=sample.step,
             since_step=(self.low + self.high) // 2,
-            since_step_error=(self.high - self.low) / 2,
+            since_step_error=float(self.high - (self.low + self.high) // 2),
             confidence=0.99,
             score=float(len(self.layers)),
             threshold=0.0,
@@ -171,9 +171,11 @@ class ReplicaDesync:
             },
             advice=(
                 repair,
-                (f"Look for code that changes weights on {ranks_text(self.named)} only, around steps {self.low:,} to "
-                f"{self.high:,}: loading, re-initialising, a skipped optimizer step; a single block and a single rank point "
-                "to faulty hardware."),
+                (
+                    f"Look for code that changes weights on {ranks_text(self.named)} only, around steps {self.low:,} to "
+                    f"{self.high:,}: loading, re-initialising, a skipped optimizer step; a single block and a single rank point "
+                    "to faulty hardware."
+                ),
             ),
             ranks=self.named,
             layers=self.layers,

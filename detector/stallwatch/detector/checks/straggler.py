@@ -9,17 +9,15 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from stallwatch.detector.checks.across_ranks import SIGMA, Matrix, beyond_others, complete, onset
 from stallwatch.detector.checks.wording import ranks_text, seconds_text
 from stallwatch.detector.core.inputs import Parallelism
 from stallwatch.detector.core.observations import AttemptObservation, StepObservation
 from stallwatch.detector.core.verdicts import EvidenceValue, Verdict
 
-Matrix = NDArray[np.float64]
 _STEP, _SYNC, _INPUT, _FORWARD, _BACKWARD, _OPTIMIZER = range(6)
 _COLUMNS = 6
 _PHASES = ("input", "compute", "optimizer")
-_SIGMA = 1.4826
-"""Standard deviations in one median absolute deviation of a normal distribution."""
 _MEDIAN_ERROR = 1.2533
 """Standard error of a median, in those of the mean."""
 _MARKS = (1 << 60) - 1
@@ -86,6 +84,8 @@ class Suspect:
     """Windows in a row in which it did not."""
     excess: float = 0.0
     """Running mean of its excess, seconds."""
+    step_seconds: float = 0.0
+    """Running mean of the whole step's length while it stood out."""
     share: float = 0.0
     z: float = 0.0
     phases: list[float] = field(default_factory=lambda: [0.0, 0.0, 0.0])
@@ -184,7 +184,7 @@ class Straggler:
 
     def _judge(self, step: int) -> Verdict | None:
         """A window is full."""
-        rows, ranks = _complete(self.window, with_wait=not self.sharded)
+        rows, ranks = complete(self.window[:, _STEP], None if self.sharded else self.window[:, _SYNC])
         if len(rows) < self.config.window_steps // 2 or ranks.size < 2:
             return None
         full = self.window[np.ix_(rows, np.arange(_COLUMNS), ranks)]
@@ -199,14 +199,14 @@ class Straggler:
             and float(waits.max(initial=0.0)) > 1e-3 * seconds
         )
         if self.by_wait:
-            excess = -_beyond_others(waits)
+            excess = -beyond_others(waits)
         else:
             own = full[:, _INPUT] if self.sharded else full[:, _INPUT] + full[:, _FORWARD]
             if not np.isfinite(own).all():
                 return None
-            excess = _beyond_others(own)
+            excess = beyond_others(own)
         typical = np.median(excess, axis=0)
-        spread = _SIGMA * np.median(np.abs(excess - typical), axis=0)
+        spread = SIGMA * np.median(np.abs(excess - typical), axis=0)
         over_steps = typical / np.maximum(_MEDIAN_ERROR * spread / math.sqrt(len(rows)), 1e-3 * seconds)
         floor = max(self.config.excess_share * seconds, self.config.excess_seconds)
         score = self._score(typical, over_steps, seconds)
@@ -219,12 +219,17 @@ class Straggler:
         whole = np.full((len(rows), self.world_size), np.nan)
         whole[:, ranks] = excess
         numbers = [self.numbers[row] for row in rows.tolist()]
-        for index in np.flatnonzero(stands_out).tolist():
-            self._suspect(
-                int(ranks[index]), full, index, whole, numbers, float(typical[index]), float(score[index])
-            )
-        calm = {int(rank) for rank, value in zip(ranks, typical, strict=True) if value < floor / 2}
-        flagged = {int(ranks[index]) for index in np.flatnonzero(stands_out)}
+        flagged, calm = set(), set()
+        for index, rank in enumerate(ranks.tolist()):
+            value = float(typical[index])
+            suspect = self.suspects.get(rank)
+            # Little of what it was: whatever stands out now is the noise of the machine, or another story.
+            fallen = suspect is not None and suspect.named and value < 0.3 * suspect.excess
+            if stands_out[index] and not fallen:
+                flagged.add(rank)
+                self._suspect(rank, full, index, whole, numbers, value, float(score[index]))
+            elif fallen or value < floor / 2:
+                calm.add(rank)
         self._age(flagged, calm)
         self.past.append(whole)
         self.past_numbers.append(numbers)
@@ -243,7 +248,7 @@ class Straggler:
         if typical.size < _FEW:
             return over_steps
         around = float(np.median(typical))
-        spread = _SIGMA * float(np.median(np.abs(typical - around)))
+        spread = SIGMA * float(np.median(np.abs(typical - around)))
         over_ranks = (typical - around) / max(spread, self.config.spread_share * seconds)
         return np.minimum(over_ranks, over_steps)
 
@@ -275,12 +280,13 @@ class Straggler:
         if suspect is None:
             series = np.concatenate([*(past[:, rank] for past in self.past), whole[:, rank]])
             steps = [number for part in (*self.past_numbers, numbers) for number in part]
-            suspect = self.suspects[rank] = Suspect(since=_onset(series, steps), marks=0, age=0)
+            suspect = self.suspects[rank] = Suspect(since=onset(series, steps), marks=0, age=0)
         own = (full[:, _INPUT], full[:, _FORWARD] + full[:, _BACKWARD], full[:, _OPTIMIZER])
-        phases = [float(np.median(_beyond_others(phase)[:, index])) for phase in own]
+        phases = [float(np.median(beyond_others(phase)[:, index])) for phase in own]
         weight = 1.0 / min(suspect.age + 1, 5)
         suspect.excess += weight * (excess - suspect.excess)
-        suspect.share = suspect.excess / self.step_seconds
+        suspect.step_seconds += weight * (self.step_seconds - suspect.step_seconds)
+        suspect.share = suspect.excess / suspect.step_seconds
         suspect.z = score
         suspect.phases = [
             old + weight * ((new if new == new else 0.0) - old)  # noqa: PLR0124 - NaN where a phase is not measured
@@ -330,7 +336,7 @@ class Straggler:
                 ranks=said,
             )
         worst = self.suspects[named[0]]
-        if ranks == self.said and 0.67 < worst.share / self.said_share < 1.5:
+        if ranks == self.said and (worst.quiet or 0.67 < worst.share / self.said_share < 1.5):
             return None
         self.said, self.said_share = ranks, worst.share
         return self._verdict(step, named)
@@ -350,7 +356,7 @@ class Straggler:
         evidence: dict[str, EvidenceValue] = {
             "slowdown_seconds": worst.excess,
             "slowdown_share": worst.share,
-            "step_seconds": self.step_seconds,
+            "step_seconds": worst.step_seconds,
             "phase": phase,
             "measured_by": "wait" if self.by_wait else "own time",
         }
@@ -375,58 +381,8 @@ class Straggler:
             score=worst.z,
             threshold=self.config.z,
             reason=f"Rank {named[0]} holds the others up since step {since:,}: {waited} {seconds_text(worst.excess)} a step "
-            f"({100 * worst.share:.3g} % of {seconds_text(self.step_seconds)}); {where}{others}.",
+            f"({100 * worst.share:.3g} % of {seconds_text(worst.step_seconds)}); {where}{others}.",
             evidence=evidence,
             advice=(advice, f"Without it, steps would be up to {100 * gain:.3g} % shorter."),
             ranks=tuple(sorted(named)),
         )
-
-
-def _complete(window: Matrix, *, with_wait: bool) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Rows that most ranks reported, and the ranks that reported all of those."""
-    known = np.isfinite(window[:, _STEP])
-    if with_wait and np.isfinite(window[:, _SYNC]).any():
-        known &= np.isfinite(window[:, _SYNC])
-    most = known.sum(axis=1) * 2 > max(int(known.sum(axis=1).max(initial=0)), 1)
-    rows = np.flatnonzero(most)
-    return rows, np.flatnonzero(known[rows].all(axis=0))
-
-
-def _beyond_others(values: Matrix) -> Matrix:
-    """Each value less the median of the other ranks' in its row."""
-    count = values.shape[1]
-    if count > 32:
-        # With this many the median of the others is that of all.
-        return np.asarray(values - np.median(values, axis=1, keepdims=True))
-    order = np.argsort(values, axis=1, kind="stable")
-    position = np.empty_like(order)
-    np.put_along_axis(position, order, np.broadcast_to(np.arange(count), values.shape), axis=1)
-    ordered = np.take_along_axis(values, order, axis=1)
-    low, high = (count - 2) // 2, (count - 1) // 2
-    median = np.zeros_like(values)
-    for middle in (low, high):
-        # The k-th of the others is the k-th of all, or the next one when this rank comes before it.
-        median += 0.5 * np.take_along_axis(ordered, middle + (position <= middle), axis=1)
-    return np.asarray(values - median)
-
-
-def _onset(series: NDArray[np.float64], steps: list[int]) -> int:
-    """The step at which the level of a series went up: the best least-squares step, or the first step when there is none."""
-    known = np.flatnonzero(np.isfinite(series))
-    values = series[known]
-    if values.size < 8:
-        return steps[int(known[0])] if known.size else steps[0]
-    low, high = np.quantile(values, (0.05, 0.95))
-    values = np.clip(values, low, high)
-    cut = np.arange(2, values.size - 2)
-    total = np.cumsum(values)
-    before = total[cut - 1] / cut
-    after = (total[-1] - total[cut - 1]) / (values.size - cut)
-    gain = np.where(after > before, cut * (values.size - cut) * (after - before) ** 2, 0.0)
-    best = int(gain.argmax())
-    noise = float(np.median(np.abs(np.diff(values)))) * _SIGMA / math.sqrt(2)
-    jump = float(after[best] - before[best])
-    error = noise * math.sqrt(1 / cut[best] + 1 / (values.size - cut[best]))
-    if jump < 0.4 * float(after[best]) or jump < 4 * error:
-        return steps[int(known[0])]
-    return steps[int(known[cut[best]])]

@@ -60,10 +60,13 @@ class StepObservation:
 
     def mean_loss(self) -> float:
         """The sample-weighted loss over all reporting ranks; NaN when no rank logged one."""
-        samples = float(np.nansum(np.where(np.isnan(self.loss_sum), 0.0, self.samples)))
-        return (
-            float(np.sum(self.loss_sum[~np.isnan(self.loss_sum)])) / samples if samples > 0 else float("nan")
-        )
+        missing = np.isnan(self.loss_sum)
+        if missing.any():
+            logged = ~missing
+            samples, total = float(self.samples[logged].sum()), float(self.loss_sum[logged].sum())
+        else:
+            samples, total = float(self.samples.sum()), float(self.loss_sum.sum())
+        return total / samples if samples > 0 else float("nan")
 
 
 @dataclass(frozen=True, slots=True)

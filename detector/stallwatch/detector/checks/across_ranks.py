@@ -1,0 +1,62 @@
+"""Comparing ranks with one another, step by step: who is beyond the others, and since when."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numpy.typing import NDArray
+
+Matrix = NDArray[np.float64]
+SIGMA = 1.4826
+"""Standard deviations in one median absolute deviation of a normal distribution."""
+
+
+def complete(seconds: Matrix, waits: Matrix | None) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Rows that most ranks reported, and the ranks that reported all of those."""
+    known = np.isfinite(seconds)
+    if waits is not None and np.isfinite(waits).any():
+        known &= np.isfinite(waits)
+    most = known.sum(axis=1) * 2 > max(int(known.sum(axis=1).max(initial=0)), 1)
+    rows = np.flatnonzero(most)
+    return rows, np.flatnonzero(known[rows].all(axis=0))
+
+
+def beyond_others(values: Matrix) -> Matrix:
+    """Each value less the median of the other ranks' in its row."""
+    count = values.shape[1]
+    if count > 32:
+        # With this many the median of the others is that of all.
+        return np.asarray(values - np.median(values, axis=1, keepdims=True))
+    order = np.argsort(values, axis=1, kind="stable")
+    position = np.empty_like(order)
+    np.put_along_axis(position, order, np.broadcast_to(np.arange(count), values.shape), axis=1)
+    ordered = np.take_along_axis(values, order, axis=1)
+    low, high = (count - 2) // 2, (count - 1) // 2
+    median = np.zeros_like(values)
+    for middle in (low, high):
+        # The k-th of the others is the k-th of all, or the next one when this rank comes before it.
+        median += 0.5 * np.take_along_axis(ordered, middle + (position <= middle), axis=1)
+    return np.asarray(values - median)
+
+
+def onset(series: NDArray[np.float64], steps: list[int]) -> int:
+    """The step at which the level of a series went up: the best least-squares step, or the first step when there is none."""
+    known = np.flatnonzero(np.isfinite(series))
+    values = series[known]
+    if values.size < 8:
+        return steps[int(known[0])] if known.size else steps[0]
+    low, high = np.quantile(values, (0.05, 0.95))
+    values = np.clip(values, low, high)
+    cut = np.arange(2, values.size - 2)
+    total = np.cumsum(values)
+    before = total[cut - 1] / cut
+    after = (total[-1] - total[cut - 1]) / (values.size - cut)
+    gain = np.where(after > before, cut * (values.size - cut) * (after - before) ** 2, 0.0)
+    best = int(gain.argmax())
+    noise = float(np.median(np.abs(np.diff(values)))) * SIGMA / math.sqrt(2)
+    jump = float(after[best] - before[best])
+    error = noise * math.sqrt(1 / cut[best] + 1 / (values.size - cut[best]))
+    if jump < 0.4 * float(after[best]) or jump < 4 * error:
+        return steps[int(known[0])]
+    return steps[int(known[cut[best]])]

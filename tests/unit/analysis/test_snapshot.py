@@ -1,0 +1,156 @@
+"""Snapshots: the same future, bit for bit; and bytes that are no snapshot are refused."""
+
+from __future__ import annotations
+
+import itertools
+import struct
+
+import pytest
+
+from stallwatch.detector.analysis import AnalysisConfig, RunAnalysis
+from stallwatch.detector.analysis.align import AlignConfig
+from stallwatch.detector.checks import CheckConfigs
+from stallwatch.detector.checks.straggler import StragglerConfig
+from stallwatch.detector.core.inputs import EvaluationPoint, Event, Phase, RankBatch
+from stallwatch.detector.engine.snapshot import SnapshotError, decode, encode
+from support.simulation import START, Job, attach, beat_all
+
+
+def faulty_job():
+    """A job with a bypass, a straggler, a loss that turns, samples and all."""
+
+    def bypass(columns):
+        rows = (columns.step >= 60) & (columns.step < 90)
+        columns.gradient_fingerprint[rows, 1] += 1
+
+    def slow(columns):
+        columns.input_seconds[columns.step >= 120, 2] += 0.2
+
+    def rise(columns):
+        columns.loss_sum[columns.step >= 200] *= 1.5
+
+    return Job(steps=300, batch_steps=7, faults=(bypass, slow, rise))
+
+
+def inputs(job):
+    """Everything that happens to its analysis, as calls."""
+    calls = [lambda a, rank=rank: a.hello(START, job.hello(rank)) for rank in range(job.ranks)]
+    for since, rank, batch in job.batches():
+        now = START + since
+        calls.append(
+            lambda a, now=now, rank=rank, batch=batch: a.batch(now, rank, job.incarnation + rank, batch)
+        )
+        if rank == 0:
+            extra = RankBatch(
+                sequence=10_000 + batch.sequence,
+                evaluations=(EvaluationPoint(int(batch.steps.step[-1]), 2.0, 8.0, {"accuracy": 0.4}),),
+                events=(Event(int(batch.steps.step[-1]) + 1, "note", "something"),),
+            )
+            if batch.sequence % 9 == 0:
+                calls.append(lambda a, now=now, extra=extra: a.batch(now, 3, 7, extra))
+            calls.append(lambda a, now=now: beat_all(a, job, now, Phase.FORWARD))
+            calls.append(lambda a, now=now: a.tick(now))
+    end = START + since
+    calls.append(lambda a: a.disconnect(end + 1, 3, job.incarnation + 3, "reset"))
+    for second in range(1, 60):
+        phases = {0: Phase.SYNC, 1: Phase.SYNC, 2: Phase.INPUT, 3: Phase.SYNC}
+        calls.append(
+            lambda a, at=end + second, p=phases: beat_all(a, job, at, p, last_step=299, ranks=(0, 1, 2))
+        )
+        calls.append(lambda a, at=end + second: a.tick(at))
+    return calls
+
+
+def shown(analysis):
+    """All that comes out of an analysis."""
+    return (
+        repr(analysis.view()),
+        repr(analysis.ranks()),
+        repr(analysis.findings()),
+        [analysis.series(name, None, None, 40) for name in analysis.series_names()],
+        analysis.failures,
+    )
+
+
+def test_a_run_that_is_restored_again_and_again_ends_the_same():
+    """Encoded and decoded after every hundredth input, an analysis ends with the same findings, views and bytes."""
+    calls = inputs(faulty_job())
+    whole, pieces = RunAnalysis("job"), RunAnalysis("job")
+    for call in calls:
+        call(whole)
+    told = []
+    for low, high in itertools.pairwise([*range(0, len(calls), 97), len(calls)]):
+        pieces = decode(encode(pieces))
+        for call in calls[low:high]:
+            call(pieces)
+        told += [each.id for each in pieces.changes()]
+    assert shown(whole) == shown(pieces)
+    assert {each.kind for each in whole.findings()} >= {"missing_gradient_sync", "straggler", "rank_lost"}
+    whole.changes()
+    assert encode(whole) == encode(pieces)
+    assert set(told) == {each.id for each in whole.findings()}
+
+
+def test_a_snapshot_changes_nothing_in_what_was_encoded():
+    """The analysis goes on with the same bytes to come."""
+    analysis = RunAnalysis("job")
+    for call in inputs(faulty_job())[:200]:
+        call(analysis)
+    assert encode(analysis) == encode(analysis)
+    assert encode(decode(encode(analysis))) == encode(analysis)
+
+
+@pytest.fixture(scope="module")
+def data():
+    """A snapshot."""
+    job = Job(steps=30)
+    analysis = RunAnalysis(job.run)
+    attach(analysis, job, START)
+    for since, rank, batch in job.batches():
+        analysis.batch(START + since, rank, job.incarnation + rank, batch)
+    return encode(analysis)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.001, 0.5, 0.999])
+def test_a_torn_snapshot_is_refused(data, share):
+    """Part of a file."""
+    with pytest.raises(SnapshotError, match=r"torn|at least"):
+        decode(data[: int(share * len(data))])
+
+
+def test_every_flipped_bit_is_noticed(data):
+    """Wherever a bit flips, header or body."""
+    for position in [*range(60), *range(60, len(data), len(data) // 50)]:
+        spoiled = bytearray(data)
+        spoiled[position] ^= 1
+        with pytest.raises(SnapshotError):
+            decode(bytes(spoiled))
+
+
+def test_another_version_is_refused(data):
+    """The message names both versions."""
+    later = data[:10] + struct.pack(">H", 99) + data[12:]
+    with pytest.raises(SnapshotError, match="format 99"):
+        decode(later)
+
+
+@pytest.mark.parametrize("noise", [b"", b"nonsense", bytes(1000)])
+def test_other_bytes_are_refused(noise):
+    """Anything else."""
+    with pytest.raises(SnapshotError):
+        decode(noise)
+
+
+def test_settings_are_those_of_the_restorer(data):
+    """A snapshot holds no settings: thresholds and switched-off checks are taken from the present configuration."""
+    config = AnalysisConfig(
+        align=AlignConfig(late_seconds=3.0),
+        checks=CheckConfigs(straggler=StragglerConfig(z=9.0)),
+        disabled=("plateau",),
+    )
+    analysis = decode(data, config)
+    assert analysis.config is config
+    assert analysis.pipeline.checks["straggler"].config.z == 9.0
+    assert "plateau" not in analysis.pipeline.checks
+    again = decode(encode(analysis))
+    assert again.pipeline.checks["plateau"] is not None
