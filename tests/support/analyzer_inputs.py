@@ -33,7 +33,9 @@ def a_run(
             loss = math.nan if number == nan_at_batch and rank == 0 else 2.0 - 0.01 * number
             batch = pb.Batch(sequence=number + 1, steps=steps(10 * number, 10, loss))
             yield item(now, rank, batch=batch)
-            beat = pb.Heartbeat(phase=pb.PHASE_FORWARD, last_step=10 * number, ddp_iteration=-1, collectives=-1)
+            beat = pb.Heartbeat(
+                phase=pb.PHASE_FORWARD, last_step=10 * number, ddp_iteration=-1, collectives=-1
+            )
             yield item(now, rank, heartbeat=beat)
         now += 0.5
         yield analyzer_pb2.AnalyzerInput(received_unix_seconds=now, tick=analyzer_pb2.Tick())

@@ -38,11 +38,18 @@ def hello(run: str, rank: int = 0, world_size: int = 1, **fields: Any) -> pb.Hel
     return pb.Hello(**given)
 
 
-def steps(first: int, count: int, loss: float = 1.0, samples: float = 8.0) -> pb.StepBatch:
-    """Consecutive healthy steps."""
+def healthy_loss(step: int) -> float:
+    """A loss that falls like that of a model that learns, with noise that is the same every time."""
+    noise = (step * 2_654_435_761 % 1_000) / 1_000 - 0.5
+    return (1.0 + 3.0 / (1.0 + step / 50.0)) * (1.0 + 0.02 * noise)
+
+
+def steps(first: int, count: int, loss: float | None = None, samples: float = 8.0) -> pb.StepBatch:
+    """Consecutive healthy steps, or ones of a given loss."""
+    losses = [healthy_loss(step) if loss is None else loss for step in range(first, first + count)]
     return pb.StepBatch(
         step=range(first, first + count),
-        loss_sum=[loss * samples] * count,
+        loss_sum=[each * samples for each in losses],
         samples=[samples] * count,
         micro_batches=[1] * count,
         learning_rate=[0.1] * count,
@@ -67,7 +74,7 @@ class Stream:
             iter(self._requests.get, None)
         )
 
-    def __enter__(self) -> Stream:
+    def __enter__(self) -> Stream:  # noqa: PYI034  nobody inherits from it
         """Nothing to do: the stream is open."""
         return self
 

@@ -69,6 +69,7 @@ class TelemetryServer(services.TelemetryServiceServicer):
         heartbeat_seconds: float = 0.2,
         token: str | None = None,
         reject: Callable[[wire.Batch], str] | None = None,
+        credentials: grpc.ServerCredentials | None = None,
     ) -> None:
         self.ranks: dict[RankKey, RankRecord] = defaultdict(RankRecord)
         self.acknowledge = acknowledge
@@ -77,6 +78,7 @@ class TelemetryServer(services.TelemetryServiceServicer):
         self._heartbeat_seconds = heartbeat_seconds
         self._token = token
         self._reject = reject
+        self._credentials = credentials
         self._changed = threading.Condition()
         self._downstreams: list[SimpleQueue[wire.StreamResponse | None]] = []
         self._server: grpc.Server | None = None
@@ -95,7 +97,11 @@ class TelemetryServer(services.TelemetryServiceServicer):
             options=[("grpc.so_reuseport", 0), ("grpc.http2.min_recv_ping_interval_without_data_ms", 1000)],
         )
         services.add_TelemetryServiceServicer_to_server(self, server)
-        self.port = server.add_insecure_port(f"127.0.0.1:{self.port}")
+        address = f"127.0.0.1:{self.port}"
+        if self._credentials is None:
+            self.port = server.add_insecure_port(address)
+        else:
+            self.port = server.add_secure_port(address, self._credentials)
         server.start()
         self._server = server
 

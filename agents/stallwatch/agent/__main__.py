@@ -50,7 +50,9 @@ def _prepare() -> None:
     if config.disabled():
         return
     if not os.environ.get(environment.ENDPOINT):
-        logging.getLogger("stallwatch.agent").warning("stallwatch: not watching, set %s", environment.ENDPOINT)
+        logging.getLogger("stallwatch.agent").warning(
+            "stallwatch: not watching, set %s", environment.ENDPOINT
+        )
         return
     try:
         from stallwatch.agent._autoattach import AutoAttachment

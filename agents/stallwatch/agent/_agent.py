@@ -2,29 +2,28 @@
 
 from __future__ import annotations
 
-import atexit
 import contextlib
 import logging
 import math
 import os
 import platform
-import sys
 import threading
 import time
-import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from time import perf_counter
 from typing import TYPE_CHECKING
 
 from stallwatch.agent import _heartbeat as heartbeat
 from stallwatch.agent._buffer import BatchBuffer, DropCounter
 from stallwatch.agent._collector import Collector
+from stallwatch.agent._lifecycle import ExitFlush, ForkReset, at_exit
 from stallwatch.agent._probe import model as models
 from stallwatch.agent._probe.device import DeviceReader
 from stallwatch.agent._probe.hooks import Guard
 from stallwatch.agent._probe.sampling import SamplePeriod
 from stallwatch.agent._probe.steps import EVALUATION, StepProbe, restored_step
 from stallwatch.agent._records import Losses
+from stallwatch.agent._registry import release
 from stallwatch.agent._transport import Transport
 from stallwatch.agent._version import __version__
 from stallwatch.v1 import telemetry_pb2 as wire
@@ -142,7 +141,7 @@ class Core:
         )
         self._thread_id = threading.get_ident()
         self._complained: set[str] = set()
-        self._closed = False
+        self.closed = False
         self.automatic = False
         """Attached without the script's asking, so that its own call of `attach` takes over."""
         self.transport = Transport(
@@ -155,15 +154,22 @@ class Core:
             self._on_advice,
             self._on_finding,
         )
-        self.probe.install()
         self._adoption: list[torch.utils.hooks.RemovableHandle] = []
-        if optimizers:
-            self.probe.adopt(optimizers[0])
-        else:
-            self._adopt_first()
-        os.register_at_fork(after_in_child=_ForkReset(self))
-        _at_exit(_ExitFlush(self))
-        self.transport.start()
+        try:
+            self.probe.install()
+            if optimizers:
+                self.probe.adopt(optimizers[0])
+            else:
+                self._adopt_first()
+            os.register_at_fork(after_in_child=ForkReset(self))
+            at_exit(ExitFlush(self))
+            self.transport.start()
+        except BaseException:
+            self.closed = True
+            self.guard.active = False
+            self._forget_adoption()
+            self.probe.remove()
+            raise
 
     def _adopt_first(self) -> None:
         """Without an optimizer, the first that steps any of the model's parameters is followed."""
@@ -332,7 +338,7 @@ class Core:
             del frame
         return wire.Heartbeat(
             sent_unix_seconds=time.time(),
-            phase=wire.PHASE_FINISHED if self._closed else wire.Phase.ValueType(phase),
+            phase=wire.PHASE_FINISHED if self.closed else wire.Phase.ValueType(phase),
             phase_seconds=seconds,
             last_step=probe.last_step,
             ddp_iteration=probe.ddp_iteration,
@@ -382,9 +388,9 @@ class Core:
 
     def close(self, reason: str) -> None:
         """See `Agent.close`."""
-        if self._closed:
+        if self.closed:
             return
-        self._closed = True
+        self.closed = True
         with contextlib.suppress(Exception):
             self._forget_adoption()
             self.probe.remove()
@@ -402,81 +408,10 @@ class Core:
     def abandon(self) -> None:
         """In a forked child: no thread, no connection, no hooks at work; nothing is freed that belongs to the parent."""
         _left_behind.append((self.transport, self.buffer))
-        self._closed = True
+        self.closed = True
         self.guard.active = False
         release(self)
 
 
-_watched_models: weakref.WeakKeyDictionary[torch.nn.Module, Core] = weakref.WeakKeyDictionary()
-_watched_runs: dict[str, Core] = {}
-
-
-def watched(model: torch.nn.Module) -> Core | None:
-    """The core that watches a module, under whatever wrapper."""
-    return _watched_models.get(model)
-
-
-def watched_run(run: str) -> Core | None:
-    """The core that speaks for a run in this process."""
-    return _watched_runs.get(run)
-
-
-def claim(core: Core) -> None:
-    """Notes that a model and a run are watched."""
-    for module in _layers(core.model):
-        _watched_models[module] = core
-    _watched_runs[core.identity.run] = core
-
-
-def release(core: Core) -> None:
-    """Undoes `claim`."""
-    for module in _layers(core.model):
-        if _watched_models.get(module) is core:
-            del _watched_models[module]
-    if _watched_runs.get(core.identity.run) is core:
-        del _watched_runs[core.identity.run]
-
-
-def _layers(model: models.WatchedModel) -> list[torch.nn.Module]:
-    layers = [model.given, model.inner, getattr(model.inner, "_orig_mod", model.inner)]
-    if model.wrapper is not None:
-        layers.append(model.wrapper)
-    return layers
-
-
 def _holds(optimizer: torch.optim.Optimizer, identities: set[int]) -> bool:
     return any(id(each) in identities for group in optimizer.param_groups for each in group["params"])
-
-
-class _ForkReset:
-    """Called in forked children, for as long as the core lives; such callbacks cannot be taken back."""
-
-    def __init__(self, core: Core) -> None:
-        self._core = weakref.ref(core)
-
-    def __call__(self) -> None:
-        core = self._core()
-        if core is not None and not core._closed:  # noqa: SLF001 -- same module
-            core.abandon()
-
-
-class _ExitFlush:
-    """Closes an agent that the script did not close."""
-
-    def __init__(self, core: Core) -> None:
-        self._core = weakref.ref(core)
-
-    def __call__(self) -> None:
-        core = self._core()
-        if core is not None:
-            error = getattr(sys, "last_value", None)
-            core.close("finished" if error is None else f"exception: {type(error).__name__}")
-
-
-def _at_exit(callback: Callable[[], None]) -> None:
-    # Before the interpreter refuses new threads, of which a connection needs two. Private, and the public one is next best.
-    register = getattr(threading, "_register_atexit", atexit.register)
-    try:
-        register(callback)
-    except RuntimeError:
-        atexit.register(callback)

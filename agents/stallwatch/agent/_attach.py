@@ -81,9 +81,10 @@ def attach(
         local_steps=local_steps,
         probes=probes,
     )
-    from stallwatch.agent._agent import Agent, Core, claim, watched, watched_run
+    from stallwatch.agent._agent import Agent, Core
     from stallwatch.agent._identity import identify
     from stallwatch.agent._probe import model as models
+    from stallwatch.agent._registry import claim, watched, watched_run
 
     off = config.disabled()
     if off or settings.endpoint is None:
@@ -111,7 +112,12 @@ def attach(
             f"pass run='{identity.run}/name' with a name for this one"
         )
         raise AlreadyAttachedError(message)
-    core = Core(settings, identity, seen, optimizers)
+    try:
+        core = Core(settings, identity, seen, optimizers)
+    except Exception as error:
+        # Not the user's mistake, so not the user's trouble.
+        logger.warning("stallwatch: not watching, internal error: %r", error, exc_info=error)
+        return Agent(None)
     claim(core)
     return Agent(core)
 

@@ -58,7 +58,7 @@ class AutoAttachment:
             # A script without Stallwatch has to run as it would alone, whatever the environment holds.
             logger.warning("stallwatch: not watching: %s", error)
             return
-        self._core = core = agent._core
+        self._core = core = agent._core  # noqa: SLF001 -- the same package
         if core is not None:
             core.automatic = True
             for module in (core.model.given, core.model.inner):
@@ -78,16 +78,26 @@ class AutoAttachment:
 
         try:
             distributed = torch.distributed
-            several = distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1
+            several = (
+                distributed.is_available()
+                and distributed.is_initialized()
+                and distributed.get_world_size() > 1
+            )
             sharded = any(hasattr(each, "_local_tensor") for each in module.parameters())
-            trains = module.training and torch.is_grad_enabled() and any(p.requires_grad for p in module.parameters())
+            trains = (
+                module.training
+                and torch.is_grad_enabled()
+                and any(p.requires_grad for p in module.parameters())
+            )
             if trains and (sharded or not several):
                 self._attach(module)
                 self._on_forward(0.0, module, arguments, {})
         except Exception as error:
             self._fail(error)
 
-    def _on_forward(self, _now: float, _module: object, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> None:
+    def _on_forward(
+        self, _now: float, _module: object, arguments: tuple[Any, ...], keywords: dict[str, Any]
+    ) -> None:
         for value in (*arguments, *keywords.values()):
             size = getattr(value, "shape", None)
             if size:

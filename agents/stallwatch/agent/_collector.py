@@ -104,7 +104,10 @@ class Collector:
 
 
 def _use_device_times(record: StepRecord) -> None:
-    seconds = device_seconds(record.clock)
+    try:
+        seconds = device_seconds(record.clock)
+    except Exception:  # Events of several devices cannot be compared: the host's times are kept.
+        seconds = None
     record.clock = None
     # Without a forward that was seen, the host's answer is "unknown", and the device knows no better.
     if seconds is not None and not math.isnan(record.seconds[2]):

@@ -120,15 +120,21 @@ class GradientSentinel:
 
     def take(self, step: int) -> int | Tensor | None:
         """The fingerprint of this step's gradients: a number, or a scalar on their device; None without gradients."""
+        candidates, plain = self._candidates, self._tensor
+        count = len(candidates)
+        fast = self._in_memory
         gradients = []
-        count = len(self._candidates)
         for index in range(min(self.slices, count)):
-            gradient = self._candidates[(step + index * count // self.slices) % count].grad
-            if gradient is not None:
-                gradients.append(getattr(gradient, "_local_tensor", gradient))
-        if self._in_memory and all(type(each) is self._tensor and each.is_contiguous() for each in gradients):
-            return self._checksum(gradients, step) if gradients else None
-        return self._sum(gradients, step)
+            gradient = candidates[(step + index * count // self.slices) % count].grad
+            if gradient is None:
+                continue
+            if type(gradient) is not plain:
+                gradient = getattr(gradient, "_local_tensor", gradient)
+            fast = fast and gradient.is_contiguous() and type(gradient) is plain
+            gradients.append(gradient)
+        if not gradients:
+            return None
+        return self._checksum(gradients, step) if fast else self._sum(gradients, step)
 
     def _checksum(self, gradients: Sequence[Tensor], step: int) -> int:
         """Of memory, with no tensor operation: half the time, most of which is caches that the backward has emptied."""

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 WELCOME_SECONDS = 10.0
 ACKNOWLEDGEMENT_SECONDS = 60.0
+UNASKED_SECONDS = 10.0
+"""How long what the detector says unasked may wait while no batches are sent."""
 
 
 class Stream:
@@ -42,19 +44,24 @@ class Stream:
         self._on_change = on_change
         self._condition = threading.Condition()
         self._control: deque[wire.StreamRequest] = deque([wire.StreamRequest(hello=hello)])
+        self._due = threading.Event()
+        self._due.set()
         self._sent = 0
         self._flowing = False
         self._closing = False
+        self._listening = False
         self._opened = monotonic()
         self._heard = self._opened
         self.welcomed = False
         self.ended = threading.Event()
         self.error: grpc.RpcError | Exception | None = None
         self.reader_seconds = 0.0
-        self.highest_sent = 0
         self._channel = open_channel(settings)
         stub = services.TelemetryServiceStub(self._channel)
         self._call = stub.Stream(self._requests(), metadata=metadata(settings))
+        # Fires also while nobody reads; not at all when the call has failed already.
+        if not self._call.add_callback(self._on_end):
+            self._on_end()
         self._reader = threading.Thread(target=self._read, name="stallwatch-reader", daemon=True)
         self._reader.start()
 
@@ -75,7 +82,8 @@ class Stream:
         with self._condition:
             if self._flowing:
                 self._control.append(wire.StreamRequest(goodbye=goodbye))
-            self._closing = True
+            self._closing = self._listening = True
+            self._due.set()
             self._condition.notify()
 
     def abort(self) -> None:
@@ -83,10 +91,17 @@ class Stream:
         with self._condition:
             self._control.clear()
             self._flowing = False
-            self._closing = True
+            self._closing = self._listening = True
+            self._due.set()
             self._condition.notify()
         self._call.cancel()
         self._channel.close()
+
+    def listen(self) -> None:
+        """Reads until the stream ends, for all that is still to be acknowledged."""
+        with self._condition:
+            self._listening = True
+            self._due.set()
 
     def stale(self, now: float) -> str:
         """Why the connection must be given up, if it must."""
@@ -122,11 +137,24 @@ class Stream:
         if batch is None:
             return None
         self._sent = batch.sequence
+        self._due.set()
         return wire.StreamRequest(batch=batch)
+
+    def _on_end(self) -> None:
+        # A flag of its own, for an acknowledgement that is being read must not clear this.
+        with self._condition:
+            self._listening = True
+            self._due.set()
 
     def _read(self) -> None:
         try:
-            for response in self._call:
+            while True:
+                # gRPC's blocking read wakes ten times a second to look at the clock, which would be most of what the agent
+                # takes in the background. So it is entered when an answer is due, and now and then to hear the rest.
+                self._due.wait(UNASKED_SECONDS)
+                response = next(self._call, None)
+                if response is None:
+                    break
                 self._heard = monotonic()
                 self._receive(response)
                 self.reader_seconds = thread_time()
@@ -153,4 +181,11 @@ class Stream:
             return
         if kind == "acknowledgement":
             self._buffer.acknowledge(response.acknowledgement.durable_sequence)
+            with self._condition:
+                if response.acknowledgement.accepted_sequence >= self._sent and not self._listening:
+                    self._due.clear()
+        elif kind == "rejection":
+            with self._condition:
+                if response.rejection.sequence >= self._sent and not self._listening:
+                    self._due.clear()
         self._on_response(response)

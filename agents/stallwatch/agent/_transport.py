@@ -32,7 +32,7 @@ LONGEST_RETRY_SECONDS = 10.0
 PERMANENT_RETRY_SECONDS = 60.0
 _SETTLED_SECONDS = 10.0
 _LAST_TRIES_SECONDS = 0.5
-_REVIEW_SECONDS = 10.0
+_REVIEW_SECONDS = 5.0
 _GRPC_FACTOR = 3.0
 """gRPC's own threads take about twice what ours take, as measured; they cannot be asked."""
 _LONGEST_ADVISED_INTERVAL = 30.0
@@ -168,7 +168,7 @@ class Transport:
                 next_batch = next_beat = 0.0
 
     def _review(self, now: float) -> None:
-        """Spaces batches out while the background takes more than a third of the budget of this process's CPU time."""
+        """Spaces batches out while the background takes more than a fifth of the budget of this process's CPU time."""
         then, process_before, own_before = self._reviewed
         if now - then < _REVIEW_SECONDS:
             return
@@ -177,9 +177,9 @@ class Transport:
         if not then or process <= process_before:
             return
         share = (own - own_before) / (process - process_before)
-        if share > self._settings.overhead_budget / 3:
+        if share > self._settings.overhead_budget / 5:
             self._spaced_seconds = min(self._spaced_seconds * 1.5, LONGEST_BATCH_SECONDS)
-        elif share < self._settings.overhead_budget / 6:
+        elif share < self._settings.overhead_budget / 10:
             self._spaced_seconds = max(self._spaced_seconds / 1.5, BATCH_SECONDS)
 
     def _pause(self, now: float, next_batch: float, next_beat: float) -> float:
@@ -290,6 +290,7 @@ class Transport:
                 stream.abort()
             return late or self._refused or (done and stream is None and self._welcomes > 0)
         if not (done or late) or goodbye is None:
+            stream.listen()
             return False
         self._beat()
         stream.finish(goodbye)

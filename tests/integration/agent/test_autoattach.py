@@ -10,9 +10,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from support.telemetry_server import TelemetryServer
 
 from stallwatch.v1 import telemetry_pb2 as wire
+from support.telemetry_server import TelemetryServer
 
 SCRIPT = """
 import copy, sys, torch
@@ -61,7 +61,9 @@ def script(tmp_path) -> Path:
     return path
 
 
-def start(script: Path, endpoint: str, *arguments: str, launcher: tuple[str, ...] = ()) -> subprocess.Popen[str]:
+def start(
+    script: Path, endpoint: str, *arguments: str, launcher: tuple[str, ...] = ()
+) -> subprocess.Popen[str]:
     """Runs a script through the agent."""
     return subprocess.Popen(
         [sys.executable, *launcher, "-m", "stallwatch.agent", str(script), *arguments],
@@ -75,7 +77,9 @@ def start(script: Path, endpoint: str, *arguments: str, launcher: tuple[str, ...
 def test_ddp_script_under_torchrun_is_watched(server, script):
     """Model, optimizer, loss and samples are found; the run bears torchrun's own id; the script sees its arguments."""
     launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
-    output, errors = (process := start(script, server.endpoint, "ddp", launcher=launcher)).communicate(timeout=100)
+    output, errors = (process := start(script, server.endpoint, "ddp", launcher=launcher)).communicate(
+        timeout=100
+    )
     assert process.returncode == 0, errors
     assert output.count("arguments ['ddp']") == 2
     for rank in (0, 1):
@@ -131,6 +135,8 @@ def test_without_endpoint_the_script_runs_as_alone(script):
 @pytest.mark.parametrize(("arguments", "code"), [([], 2), (["--help"], 0), (["missing.py"], 2), (["-x"], 2)])
 def test_usage(arguments, code):
     """Usage on request is a success; wrong usage is 2."""
-    done = subprocess.run([sys.executable, "-m", "stallwatch.agent", *arguments], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-m", "stallwatch.agent", *arguments], capture_output=True, text=True, check=False
+    )
     assert done.returncode == code
     assert "usage" in done.stdout + done.stderr or "does not exist" in done.stderr

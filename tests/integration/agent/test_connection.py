@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import subprocess
 from collections.abc import Iterator
+from pathlib import Path
 
 import grpc
 import pytest
@@ -46,15 +48,15 @@ def test_server_killed_and_restarted_loses_nothing(tmp_path):
     with TelemetryServer() as server, Ranks(tmp_path, server.endpoint, "until_told") as ranks:
         for outage in (1, 2):
             server.wait_for(
-                lambda it, n=outage: (
-                    len(it.ranks) == 2 and all(len(r.steps) > 40 * n for r in it.ranks.values())
-                )
+                lambda it, n=outage: len(it.ranks) == 2 and all(len(r.hellos) == n for r in it.ranks.values())
+            )
+            settled = {key: len(record.steps) for key, record in server.ranks.items()}
+            server.wait_for(
+                lambda it, before=settled: all(len(r.steps) > before[k] + 40 for k, r in it.ranks.items())
             )
             server.stop()
-            # Long enough that batches are made in vain: the ranks must go on without the detector.
-            wait_until("ranks to run on", lambda: all(p.poll() is None for p in ranks.processes), 5)
             server.start()
-        server.wait_for(lambda it: all(len(r.hellos) >= 3 for r in it.ranks.values()))
+        server.wait_for(lambda it: all(len(r.hellos) == 3 for r in it.ranks.values()))
         (tmp_path / "stop").touch()
         ranks.finish()
         for rank in (0, 1):
@@ -117,6 +119,44 @@ def test_right_token_is_sent_as_bearer():
         toy.train(3)
         toy.agent.close()
         assert server.rank(0).steps == [0, 1, 2]
+
+
+def test_mutual_tls_and_a_token_from_a_file(tmp_path, monkeypatch):
+    """Authority, certificate and key come from the environment; without the certificate the detector does not listen."""
+    make_certificates(tmp_path)
+    files = {name: (tmp_path / name).read_bytes() for name in ("ca.pem", "peer.pem", "peer.key")}
+    credentials = grpc.ssl_server_credentials(
+        [(files["peer.key"], files["peer.pem"])], files["ca.pem"], require_client_auth=True
+    )
+    (tmp_path / "token").write_text("right\n")
+    monkeypatch.setenv("STALLWATCH_TLS_CA", str(tmp_path / "ca.pem"))
+    monkeypatch.setenv("STALLWATCH_TOKEN_FILE", str(tmp_path / "token"))
+    with TelemetryServer(token="right", credentials=credentials) as server:
+        stranger = Toy(server.endpoint, run="stranger")
+        wait_until("the refusal", lambda: stranger.agent._core.transport._failures)
+        monkeypatch.setattr("stallwatch.agent._agent.CLOSE_SECONDS", 0.1)
+        stranger.agent.close()
+        monkeypatch.undo()
+        for variable, name in (("CA", "ca.pem"), ("CERT", "peer.pem"), ("KEY", "peer.key")):
+            monkeypatch.setenv(f"STALLWATCH_TLS_{variable}", str(tmp_path / name))
+        monkeypatch.setenv("STALLWATCH_TOKEN_FILE", str(tmp_path / "token"))
+        toy = Toy(f"https://{server.endpoint}")
+        toy.train(3)
+        toy.agent.close()
+        assert server.rank(0, "toy").steps == [0, 1, 2]
+        assert [key[0] for key in server.ranks] == ["toy"]
+
+
+def make_certificates(folder: Path) -> None:
+    """An authority, and one certificate that both sides use."""
+    commands = (
+        "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -keyout ca.key -out ca.pem -days 2 -subj /CN=authority",
+        "req -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -keyout peer.key -out peer.csr -subj /CN=peer",
+        "x509 -req -in peer.csr -CA ca.pem -CAkey ca.key -CAcreateserial -out peer.pem -days 2 -extfile names.txt",
+    )
+    (folder / "names.txt").write_text("subjectAltName=IP:127.0.0.1\n")
+    for command in commands:
+        subprocess.run(["openssl", *command.split()], cwd=folder, check=True, capture_output=True)
 
 
 def test_rejected_batch_is_counted_and_not_sent_again():

@@ -84,7 +84,9 @@ def test_environment_errors_name_the_variable(tmp_path):
         disabled({environment.DISABLED: "perhaps"})
 
 
-@pytest.mark.parametrize(("value", "off"), [("1", True), ("TRUE", True), ("on", True), ("", False), ("0", False)])
+@pytest.mark.parametrize(
+    ("value", "off"), [("1", True), ("TRUE", True), ("on", True), ("", False), ("0", False)]
+)
 def test_disabled(value, off):
     """The usual words for yes and no."""
     assert disabled({environment.DISABLED: value}) is off

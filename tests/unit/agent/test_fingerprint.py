@@ -72,7 +72,10 @@ def test_complex_parameters_have_a_fingerprint():
 def parameters(dtype: torch.dtype = torch.float32) -> list[torch.nn.Parameter]:
     """Parameters with gradients."""
     torch.manual_seed(2)
-    made = [torch.nn.Parameter(torch.zeros(shape, dtype=dtype)) for shape in ((40, 50), (30,), (64, 64), (2,), (100,))]
+    made = [
+        torch.nn.Parameter(torch.zeros(shape, dtype=dtype))
+        for shape in ((40, 50), (30,), (64, 64), (2,), (100,))
+    ]
     for each in made:
         each.grad = torch.randn(each.shape).to(dtype)
     return made

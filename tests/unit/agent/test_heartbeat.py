@@ -67,12 +67,11 @@ def test_deep_stack_is_cut_from_the_outside():
     def deep(levels: int) -> str:
         if levels:
             return deep(levels - 1) + ""
-        innermost_call = stack_text(sys._getframe())
-        return innermost_call
+        return stack_text(sys._getframe())  # the innermost call
 
     text = deep(300)
     assert len(text.encode()) <= MAX_STACK_BYTES
-    assert "innermost_call" in text.splitlines()[-1]
+    assert "the innermost call" in text.splitlines()[-1]
 
 
 def test_suspicion_grows_with_the_usual_step():

@@ -23,13 +23,18 @@ TORCHRUN = {
 def test_torchrun():
     """All that torchrun says is taken."""
     identity = identify(None, TORCHRUN)
-    assert (identity.rank, identity.world_size, identity.local_rank, identity.local_world_size) == (5, 8, 1, 4)
+    assert (identity.rank, identity.world_size, identity.local_rank, identity.local_world_size) == (
+        5,
+        8,
+        1,
+        4,
+    )
     assert (identity.node_rank, identity.restart_count, identity.launch_id) == (1, 2, "job-7")
     assert identity.run == "job-7"
 
 
 def test_default_run_id_of_torchrun_is_no_name(monkeypatch):
-    """"none" would be the run of everybody; the script's name is better."""
+    """The word none would be the run of everybody; the script's name is better."""
     monkeypatch.setattr(sys, "argv", ["/home/me/train_gpt.py"])
     identity = identify(None, {**TORCHRUN, "TORCHELASTIC_RUN_ID": "none"})
     assert identity.run == "train_gpt"
@@ -37,7 +42,7 @@ def test_default_run_id_of_torchrun_is_no_name(monkeypatch):
 
 
 def test_slurm():
-    """srun's rank; the job's name made unique by its number."""
+    """Srun's rank; the job's name made unique by its number."""
     identity = identify(
         None,
         {
@@ -61,7 +66,8 @@ def test_slurm_batch_step_with_one_process_is_one_process():
 
 
 @pytest.mark.parametrize(
-    ("pod", "job"), [("train-worker-3", "train"), ("train-master-0", "train"), ("gpt-small-2-x7k2p", "gpt-small")]
+    ("pod", "job"),
+    [("train-worker-3", "train"), ("train-master-0", "train"), ("gpt-small-2-x7k2p", "gpt-small")],
 )
 def test_kubernetes_pods_share_their_jobs_name(pod, job):
     """Kubeflow and indexed jobs."""

@@ -14,6 +14,9 @@ class DeviceReader:
     """Copies small tensors to the host: at once on a CPU, behind the queued work on a GPU."""
 
     def __init__(self, device: torch.device) -> None:
+        import torch
+
+        self._tensor = torch.Tensor
         self.asynchronous = device.type == "cuda"
         self.clock = DeviceClock() if self.asynchronous else None
 
@@ -32,6 +35,11 @@ class DeviceReader:
 
     def number(self, value: float | Tensor) -> float | Tensor:
         """A number, or a host tensor that will hold it."""
+        kind = type(value)
+        if kind is float or kind is int:
+            return value
+        if kind is self._tensor and value.is_cpu:  # type: ignore[union-attr]
+            return value.item()  # type: ignore[union-attr]
         if isinstance(value, int | float):
             return value
         value = getattr(value, "_local_tensor", value).detach()

@@ -275,7 +275,9 @@ class StepProbe:
             step=self.next_step,
             losses=self._losses,
             micro_batches=self._micro_batches,
-            learning_rates=tuple([self._reader.number(group["lr"]) for group in optimizer.param_groups]),
+            learning_rates=tuple(
+                [self._reader.number(group.get("lr", NAN)) for group in optimizer.param_groups]
+            ),
             seconds=self._phase_seconds(now),
             ddp_iteration=self.ddp_iteration,
             collectives=self.collectives,
