@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import statistics
 
 import pytest
@@ -50,7 +51,7 @@ def test_a_killed_detector_costs_training_nothing_and_loses_no_step(tmp_path):
             assert rank["steps_missing"] == 0
 
         for ends in job.step_ends().values():
-            durations = [(end, end - begin) for begin, end in zip(ends, ends[1:], strict=False)]
+            durations = [(end, end - begin) for begin, end in itertools.pairwise(ends)]
             outage = [duration for end, duration in durations if killed < end < restarting]
             others = [duration for end, duration in durations if not killed < end < restarting]
             assert len(outage) > 10

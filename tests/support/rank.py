@@ -74,7 +74,7 @@ class Stream:
             iter(self._requests.get, None)
         )
 
-    def __enter__(self) -> Stream:  # noqa: PYI034  nobody inherits from it
+    def __enter__(self) -> Stream:
         """Nothing to do: the stream is open."""
         return self
 

@@ -31,7 +31,7 @@ class Service:
         self.http_port = 0
         self.log = directory / "service.log"
 
-    def __enter__(self) -> Service:  # noqa: PYI034  nobody inherits from it
+    def __enter__(self) -> Service:
         """Start."""
         return self.start()
 

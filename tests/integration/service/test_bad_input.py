@@ -188,13 +188,23 @@ def test_garbage_on_the_port_disturbs_nobody(service, bystander, seed):
             connection.sendall(data)
 
 
-def test_garbage_instead_of_messages_ends_that_stream_only(service, bystander):
-    """Valid gRPC around bytes that are no message."""
+def test_garbage_instead_of_messages_ends_that_stream_only(service, bystander, run):
+    """Valid gRPC around bytes that are no message, first or later."""
+    good = pb.StreamRequest(hello=hello(run)).SerializeToString()
+    before = service.metric("stallwatch_ingest_rejected_total", payload="unknown")
+    for messages in ([b"\xff\xff\xff"], [good, b"\xff\xff\xff"]):
+        assert_refused(service, messages)
+    assert service.metric("stallwatch_ingest_rejected_total", payload="unknown") == before + 1
+    assert "Traceback" not in service.log.read_text()
+
+
+def assert_refused(service, messages: list[bytes]) -> None:
+    """The stream of these bytes ends with INVALID_ARGUMENT."""
     with grpc.insecure_channel(service.grpc_address) as channel:
-        call = channel.stream_stream("/stallwatch.v1.TelemetryService/Stream")(iter([b"\xff\xff\xff"]))
+        call = channel.stream_stream("/stallwatch.v1.TelemetryService/Stream")(iter(messages))
         with pytest.raises(grpc.RpcError) as error:
             list(call)
-    assert error.value.code() in {grpc.StatusCode.INTERNAL, grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.UNKNOWN}
+    assert error.value.code() is grpc.StatusCode.INVALID_ARGUMENT
 
 
 def test_the_health_service_answers(service):

@@ -15,9 +15,9 @@ import pytest
 from stallwatch.detector.engine.recording import recording_path
 from stallwatch.detector.engine.replay import replay
 from stallwatch.detector.http.render import dumps, finding_json
+from stallwatch.v1 import telemetry_pb2 as pb
 from support.rank import Rank, Stream, hello, steps
 from support.waiting import wait_until
-from stallwatch.v1 import telemetry_pb2 as pb
 
 WORLD = 2
 STEPS = 10
@@ -52,6 +52,14 @@ def analyzer_pids(service) -> set[int]:
     return {pid for pid in analyzers if belongs(pid)}
 
 
+def sick_steps(number: int, rank: Rank) -> pb.StepBatch:
+    """Ten steps; in each batch, rank 0 has one of loss NaN."""
+    block = steps(number * STEPS, STEPS)
+    if rank.hello.rank == 0:
+        block.loss_sum[3] = math.nan
+    return block
+
+
 class Sender:
     """Sends batches of both ranks on and on, while things happen to the detector."""
 
@@ -69,7 +77,7 @@ class Sender:
     def batch(self) -> None:
         """One batch of each rank."""
         for rank in self.ranks:
-            rank.send(steps(self.sent * STEPS, STEPS, loss=2.0 / (1 + self.sent)))
+            rank.send(sick_steps(self.sent, rank))
         self.sent += 1
 
     def stop(self) -> int:
@@ -93,13 +101,15 @@ def assert_counted_once(service, run: str, total: int) -> None:
 
 
 def open_finding(service, ranks: list[Rank], run: str) -> dict:
-    """Make rank 0 log a NaN in batch 1, after a healthy batch 0."""
+    """The finding that a NaN in the loss of rank 0 opens."""
+
+    def non_finite() -> dict | None:
+        return next((one for one in findings(service, run) if one["kind"] == "non_finite"), None)
+
     for number in range(2):
         for rank in ranks:
-            loss = math.nan if number == 1 and rank.hello.rank == 0 else 2.0
-            rank.send(steps(number * STEPS, STEPS, loss))
-    wait_until("the finding", lambda: findings(service, run))
-    return findings(service, run)[0]
+            rank.send(sick_steps(number, rank))
+    return wait_until("the finding", non_finite)
 
 
 @pytest.mark.timeout(240)
@@ -120,9 +130,7 @@ def test_nothing_is_lost_or_doubled_by_a_death(service, attach, run, how):
         restarts = service.metric("stallwatch_analyzer_restarts_total")
         for pid in analyzer_pids(service):
             os.kill(pid, signal.SIGKILL)
-        wait_until(
-            "the restart", lambda: service.metric("stallwatch_analyzer_restarts_total") > restarts
-        )
+        wait_until("the restart", lambda: service.metric("stallwatch_analyzer_restarts_total") > restarts)
     for rank in ranks:
         rank.wait_accepted(sender.sent + 10)
     total = sender.stop() * STEPS
@@ -179,7 +187,7 @@ def test_a_replayed_recording_gives_the_findings_of_the_live_run(service, run):
     open_finding(service, ranks, run)
     for number in range(2, 30):
         for rank in ranks:
-            rank.send(steps(number * STEPS, STEPS, loss=1.0))
+            rank.send(sick_steps(number, rank))
     for rank in ranks:
         rank.finish()
     wait_until("the end", lambda: service.get(path(run))["state"] == "finished")
@@ -198,7 +206,7 @@ def test_a_finished_run_leaves_memory_and_stays_readable(service, attach, run):
     """After its time it is gone from /metrics; the API answers from the store."""
     rank = attach()
     for number in range(10):
-        rank.send(steps(number * STEPS, STEPS, loss=2.0 - 0.1 * number))
+        rank.send(steps(number * STEPS, STEPS))
     rank.finish()
     wait_until("the end", lambda: service.get(path(run))["state"] == "finished")
     assert service.metric("stallwatch_step", run=run) == 99

@@ -127,3 +127,21 @@ def test_a_second_stream_of_a_rank_takes_over():
         channel.close("over")
 
     asyncio.run(scenario())
+
+
+def test_time_does_not_run_ahead_of_what_is_queued():
+    """Or a rank whose heartbeats wait in a long queue would be called silent."""
+
+    async def scenario() -> None:
+        analyzer = GatedAnalyzer()
+        channel = RunChannel(analyzer, IngestStatistics())
+        assert channel.horizon(500.0) == 500.0
+        for received in (100.0, 200.0):
+            await channel.put(item(received, batch=pb.Batch(sequence=int(received))))
+        assert channel.horizon(500.0) == 100.0
+        analyzer.gate.set()
+        await channel.drain()
+        assert channel.horizon(500.0) == 500.0
+        channel.close("over")
+
+    asyncio.run(scenario())

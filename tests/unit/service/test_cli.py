@@ -90,7 +90,13 @@ def test_a_detector_that_is_not_there_is_a_usage_error(command):
 
 @pytest.mark.parametrize(
     "arguments",
-    [["nonsense"], ["show"], ["runs", "--bogus"], ["runs", "--server", "ftp://x"], ["serve", "--grpc-port", "99999"]],
+    [
+        ["nonsense"],
+        ["show"],
+        ["runs", "--bogus"],
+        ["runs", "--server", "ftp://x"],
+        ["serve", "--grpc-port", "99999"],
+    ],
 )
 def test_bad_usage_exits_with_2(arguments):
     """Whoever notices it."""
@@ -107,7 +113,14 @@ def test_a_finding_is_told_whole(capsys):
     console.print(run_report(RUN, []))
     console.print(runs_table([RUN]))
     shown = capsys.readouterr().out
-    for part in (FINDING["reason"], "since step 120", "rank 3", "It is low.", "Look at rank 3", "team/[bold]x"):
+    for part in (
+        FINDING["reason"],
+        "since step 120",
+        "rank 3",
+        "It is low.",
+        "Look at rank 3",
+        "team/[bold]x",
+    ):
         assert part in shown
     assert "\x1b" not in shown
     assert finding_line(FINDING).startswith("firing critical hang since step 120, rank 3: No step")

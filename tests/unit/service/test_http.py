@@ -27,10 +27,37 @@ from support.http_server import serving
 
 RUN = "team/run:1"
 NASTY = "<script>alert('1')</script> & \"more\""
-FINDING_FIELDS = """id kind category severity confidence status since_step detected_step resolved_step ranks layers
-    reason evidence advice causes""".split()
-RUN_FIELDS = """run state state_since_step step epoch world_size effective_batch_size updated_at loss
-    gradient_noise_scale batch_over_critical findings""".split()
+FINDING_FIELDS = [
+    "id",
+    "kind",
+    "category",
+    "severity",
+    "confidence",
+    "status",
+    "since_step",
+    "detected_step",
+    "resolved_step",
+    "ranks",
+    "layers",
+    "reason",
+    "evidence",
+    "advice",
+    "causes",
+]
+RUN_FIELDS = [
+    "run",
+    "state",
+    "state_since_step",
+    "step",
+    "epoch",
+    "world_size",
+    "effective_batch_size",
+    "updated_at",
+    "loss",
+    "gradient_noise_scale",
+    "batch_over_critical",
+    "findings",
+]
 
 
 class Model:
@@ -144,7 +171,10 @@ def test_a_finding_has_the_fields_of_the_contract(client):
 def test_findings_are_chosen_by_status(client, model):
     """Firing, resolved, or all, which is what is given when nothing is said."""
     path = "/api/v1/runs/team%2Frun:1/findings"
-    counts = {status: len(client.get(f"{path}?status={status}").json()["findings"]) for status in ("firing", "resolved", "all")}
+    counts = {
+        status: len(client.get(f"{path}?status={status}").json()["findings"])
+        for status in ("firing", "resolved", "all")
+    }
     assert counts["all"] == len(model.all) == counts["firing"] + counts["resolved"]
     assert len(client.get(path).json()["findings"]) == counts["all"]
 
@@ -158,7 +188,9 @@ def test_a_slash_in_a_runs_name_may_be_quoted_or_plain(client, quoted):
 
 def test_a_series_is_cut_to_what_was_asked_for(client):
     """By steps and by number of points."""
-    points = client.get("/api/v1/runs/team%2Frun:1/series/loss?from_step=20&to_step=59&points=10").json()["points"]
+    points = client.get("/api/v1/runs/team%2Frun:1/series/loss?from_step=20&to_step=59&points=10").json()[
+        "points"
+    ]
     assert 0 < len(points) <= 10
     assert all(20 <= point["step"] <= 59 for point in points)
 
@@ -169,7 +201,12 @@ def test_a_series_is_cut_to_what_was_asked_for(client):
         ("/api/v1/runs/none", 404, "run", "there is no run 'none'"),
         ("/api/v1/runs/none/findings", 404, "run", "there is no run 'none'"),
         ("/api/v1/runs/team%2Frun:1/series/no", 404, "name", "has no series 'no': it has"),
-        ("/api/v1/runs/team%2Frun:1/findings?status=open", 422, "status", "must be one of firing, resolved, all"),
+        (
+            "/api/v1/runs/team%2Frun:1/findings?status=open",
+            422,
+            "status",
+            "must be one of firing, resolved, all",
+        ),
         ("/api/v1/runs/team%2Frun:1/findings?state=all", 400, "state", "the parameters are status"),
         ("/api/v1/runs/team%2Frun:1/series/loss?points=0", 422, "points", "whole number from 1 to 10000"),
         ("/api/v1/runs/team%2Frun:1/series/loss?points=1e3", 422, "points", "points is '1e3'"),
@@ -204,7 +241,9 @@ def test_a_failure_of_ours_is_json_without_its_inside(client, model, monkeypatch
 
 def test_large_answers_are_compressed(client):
     """When the client takes gzip."""
-    assert client.get("/api/v1/runs", headers={"accept-encoding": "gzip"}).headers["content-encoding"] == "gzip"
+    assert (
+        client.get("/api/v1/runs", headers={"accept-encoding": "gzip"}).headers["content-encoding"] == "gzip"
+    )
 
 
 def test_the_page_shows_names_as_text(client):
@@ -228,7 +267,9 @@ def test_every_metric_of_the_public_contract_is_catalogued():
     if not design.exists():
         pytest.skip("the design document is not beside this checkout")
     section = design.read_text().split("## Metrics", 1)[1]
-    names = {name for name in re.findall(r"`(stallwatch_[a-z_]+?)(?:\{|`)", section) if not name.endswith("_")}
+    names = {
+        name for name in re.findall(r"`(stallwatch_[a-z_]+?)(?:\{|`)", section) if not name.endswith("_")
+    }
     assert names <= set(METRICS)
 
 

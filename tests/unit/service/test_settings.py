@@ -15,7 +15,12 @@ def test_the_order_is_argument_environment_file_default(tmp_path, monkeypatch):
     monkeypatch.setenv("STALLWATCH_GRPC_PORT", "11")
     monkeypatch.setenv("STALLWATCH_HTTP_PORT", "12")
     settings = load({"grpc_port": 21, "http_port": None}, file)
-    assert (settings.grpc_port, settings.http_port, settings.max_runs, settings.snapshot_seconds) == (21, 12, 3, 1.0)
+    assert (settings.grpc_port, settings.http_port, settings.max_runs, settings.snapshot_seconds) == (
+        21,
+        12,
+        3,
+        1.0,
+    )
 
 
 @pytest.mark.parametrize(

@@ -101,7 +101,7 @@ def test_a_file_that_is_no_database_is_refused(tmp_path):
 @pytest.mark.parametrize("url", ["nonsense", "mysql://x/y", "oracle://x"])
 def test_a_url_of_something_else_is_refused(url):
     """The error names what is possible."""
-    with pytest.raises(StoreError, match="SQLite|sqlite"):
+    with pytest.raises(StoreError, match=r"SQLite|sqlite"):
         Store(url)
 
 

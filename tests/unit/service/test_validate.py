@@ -74,22 +74,46 @@ def test_a_bad_hello_is_refused_with_field_and_fix(fields, says):
         (with_column("step", [0, 1, 1, 2]), "steps.step[2]", "steps.step[2] is 1 after 1"),
         (with_column("step", [0, 1, 2, 2**63]), "steps.step[3]", "steps.step[3] is 9223372036854775808"),
         (with_column("step", range(5000)), "steps.step", "steps.step has 5000 steps: at most 4096"),
-        (with_column("step_seconds", [-1, 0, 0, 0]), "steps.step_seconds[0]", "steps.step_seconds[0] is -1.0"),
-        (with_column("learning_rate", [0.1]), "steps.learning_rate", "steps.learning_rate has 1 values for 4"),
+        (
+            with_column("step_seconds", [-1, 0, 0, 0]),
+            "steps.step_seconds[0]",
+            "steps.step_seconds[0] is -1.0",
+        ),
+        (
+            with_column("learning_rate", [0.1]),
+            "steps.learning_rate",
+            "steps.learning_rate has 1 values for 4",
+        ),
         (with_column("collectives", [-2, 0, 0, 0]), "steps.collectives[0]", "steps.collectives[0] is -2"),
         (pb.Batch(), "sequence", "sequence is 0: batches are counted from 1"),
-        (batch(samples=[pb.SampledRecord(update_square=-1)]), "samples[0].update_square", "samples[0].update_square is -1.0"),
+        (
+            batch(samples=[pb.SampledRecord(update_square=-1)]),
+            "samples[0].update_square",
+            "samples[0].update_square is -1.0",
+        ),
         (batch(samples=[pb.SampledRecord(samples=NAN)]), "samples[0].samples", "samples[0].samples is NaN"),
         (
             batch(samples=[pb.SampledRecord(gradient_fingerprints=[1, 2, 3])]),
             "samples[0].gradient_fingerprints",
             "samples[0].gradient_fingerprints has 3 values, and hello.blocks 2 names",
         ),
-        (batch(samples=[pb.SampledRecord(non_finite_blocks=[2])]), "samples[0].non_finite_blocks[0]", "samples[0]"),
-        (batch(evaluations=[pb.EvaluationPoint(samples=-1)]), "evaluations[0].samples", "evaluations[0].samples is -1"),
+        (
+            batch(samples=[pb.SampledRecord(non_finite_blocks=[2])]),
+            "samples[0].non_finite_blocks[0]",
+            "samples[0]",
+        ),
+        (
+            batch(evaluations=[pb.EvaluationPoint(samples=-1)]),
+            "evaluations[0].samples",
+            "evaluations[0].samples is -1",
+        ),
         (batch(events=[pb.Event(kind="Mix Up")]), "events[0].kind", "events[0].kind is 'Mix Up'"),
         (batch(events=[pb.Event(kind="mixup", text="x" * 600)]), "events[0].text", "events[0].text has 600"),
-        (batch(named_losses=[pb.NamedLoss(name="kl", step=[1])]), "named_losses[0].loss_sum", "named_losses[0].loss_sum has 0"),
+        (
+            batch(named_losses=[pb.NamedLoss(name="kl", step=[1])]),
+            "named_losses[0].loss_sum",
+            "named_losses[0].loss_sum has 0",
+        ),
     ],
 )
 def test_a_bad_batch_is_refused_with_field_and_fix(wrong, field, says):
@@ -106,7 +130,11 @@ def test_a_good_batch_is_taken():
     block.input_seconds[:] = [NAN, -1e-9, 0.0, 1.0]
     block.collectives.extend([-1, 0, 1, 2])
     record = pb.SampledRecord(
-        step=1, local_gradient_square=NAN, reduced_gradient_square=INF, gradient_fingerprints=[1, 2], samples=4
+        step=1,
+        local_gradient_square=NAN,
+        reduced_gradient_square=INF,
+        gradient_fingerprints=[1, 2],
+        samples=4,
     )
     named = pb.NamedLoss(name="kl", step=[1, 2], loss_sum=[1, NAN], samples=[1, 1])
     check_batch(batch(steps=block, samples=[record], named_losses=[named]), blocks=2)

@@ -39,8 +39,9 @@ class EvalPlateauConfig:
 
 @dataclass(slots=True)
 class EvalPlateau:
-    """Finds one of three disagreements: evaluation flat while training falls, the reverse, or a flat loss while a logged
-    metric still moves the way it has moved so far.
+    """Finds one of three disagreements between training and evaluation.
+
+    Evaluation flat while training falls, the reverse, or a flat loss while a logged metric still moves on as so far.
 
     Which way a metric is good it does not know: it takes the direction in which the metric has gone since the start.
     """
@@ -120,9 +121,9 @@ class EvalPlateau:
             "training": f"The training loss is flat while the evaluation loss still falls, now {level:.4g}.",
         }
         name = self.disagreement.removeprefix("metric ")
-        reason = words.get(self.disagreement, f"The loss is flat while {name} still improves: the loss misses it.")
+        reason = words.get(self.disagreement, f"The loss is flat since step {self.training_since:,} while {name} still improves, now {level:.4g}.")
         if not self.firing:
-            reason = "Evaluation and training loss agree again."
+            reason = f"Evaluation and training loss agree again at step {step:,}."
         advice: tuple[str, ...] = ()
         if self.firing and self.disagreement == "evaluation":
             advice = (

@@ -84,6 +84,8 @@ class Suspect:
     """Windows in a row in which it did not."""
     excess: float = 0.0
     """Running mean of its excess, seconds."""
+    latest: float = 0.0
+    """Excess in the latest window in which it stood out."""
     step_seconds: float = 0.0
     """Running mean of the whole step's length while it stood out."""
     share: float = 0.0
@@ -284,6 +286,7 @@ class Straggler:
         own = (full[:, _INPUT], full[:, _FORWARD] + full[:, _BACKWARD], full[:, _OPTIMIZER])
         phases = [float(np.median(beyond_others(phase)[:, index])) for phase in own]
         weight = 1.0 / min(suspect.age + 1, 5)
+        suspect.latest = excess
         suspect.excess += weight * (excess - suspect.excess)
         suspect.step_seconds += weight * (self.step_seconds - suspect.step_seconds)
         suspect.share = suspect.excess / suspect.step_seconds
@@ -336,7 +339,9 @@ class Straggler:
                 ranks=said,
             )
         worst = self.suspects[named[0]]
-        if ranks == self.said and (worst.quiet or 0.67 < worst.share / self.said_share < 1.5):
+        # Windows in which it is ending mix both: what it was stays said.
+        ending = worst.quiet > 0 or worst.latest < 0.67 * worst.excess
+        if ranks == self.said and (ending or 0.67 < worst.share / self.said_share < 1.5):
             return None
         self.said, self.said_share = ranks, worst.share
         return self._verdict(step, named)

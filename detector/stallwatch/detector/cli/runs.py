@@ -19,9 +19,9 @@ def runs(server: ServerOption = DEFAULT_SERVER, as_json: JsonOption = False) -> 
     if as_json:
         typer.echo(json.dumps(known, indent=2))
     elif known:
-        from stallwatch.detector.cli.text import console, runs_table
+        from stallwatch.detector.cli.text import ONE_LINE, console, runs_table
 
-        console().print(runs_table(known))
+        console(ONE_LINE).print(runs_table(known))
     else:
         typer.echo("No run has reported yet.", err=True)
     if any(is_worrying(run["findings"]) for run in known):

@@ -13,12 +13,14 @@ from rich.text import Text
 
 STYLES = {"critical": "bold red", "warning": "bold yellow", "info": "cyan"}
 WIDTH_WITHOUT_TERMINAL = 110
+ONE_LINE = 10_000
+"""Wider than any row: a line stays one for `grep` and `cut`."""
 
 
-def console() -> Console:
-    """Standard output; rich itself heeds NO_COLOR and leaves colours out of pipes and files."""
-    plain = Console(highlight=False, soft_wrap=False)
-    return plain if plain.is_terminal else Console(highlight=False, width=WIDTH_WITHOUT_TERMINAL)
+def console(width: int = WIDTH_WITHOUT_TERMINAL) -> Console:
+    """Standard output, so wide where it is no terminal; rich heeds NO_COLOR and leaves colours out of pipes."""
+    plain = Console(highlight=False)
+    return plain if plain.is_terminal else Console(highlight=False, width=width)
 
 
 def runs_table(runs: list[dict[str, Any]]) -> Table:

@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-import logging
 import os
+import secrets
 import socket
-import threading
+import subprocess
+import sys
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from stallwatch.detector.errors import UsageError
 
 NAMESPACE = "stallwatch"
-CONNECT_SECONDS = 4.0
+CONNECT_SECONDS = 5.0
 """To reach the port of the cluster's head."""
-JOIN_SECONDS = 10.0
+JOIN_SECONDS = 11.0
 """To join the cluster once the port was reached."""
 EMBEDDED_OBJECT_STORE_BYTES = 80 * 1024 * 1024
 """Next to the least that Ray takes: what goes through it here is small."""
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,10 +62,14 @@ def stop() -> None:
 
 
 def _start_embedded() -> None:
+    os.environ.pop("RAY_ADDRESS", None)
+    if "RAY_AUTH_MODE" not in os.environ:
+        # A token of its own, in memory: Ray would write one into the home directory, which a container may not allow.
+        os.environ["RAY_AUTH_MODE"] = "token"
+        os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
     _quiet()
     import ray
 
-    os.environ.pop("RAY_ADDRESS", None)
     ray.init(
         address="local",
         num_cpus=1,
@@ -77,31 +81,48 @@ def _start_embedded() -> None:
 
 
 def _join(address: str) -> None:
-    """Ray waits long for what is not there, in ways that cannot be interrupted: so it gets a thread, and a deadline."""
+    if "RAY_AUTH_MODE" not in os.environ and _has_token():
+        # As `ray start` does; a cluster that asks for no token does not mind one.
+        os.environ["RAY_AUTH_MODE"] = "token"
     _quiet()
-    outcome: list[BaseException | None] = []
+    _probe(address)
+    import ray
 
-    def connect() -> None:
-        import ray
+    ray.init(address=address, **_common())
 
-        try:
-            ray.init(address=address, **_common())
-        except BaseException as error:
-            outcome.append(error)
-        else:
-            outcome.append(None)
 
-    thread = threading.Thread(target=connect, name="join-ray", daemon=True)
-    thread.start()
-    thread.join(JOIN_SECONDS)
-    if not outcome:
+def _probe(address: str) -> None:
+    """Join in a process of its own first.
+
+    For what is not there Ray waits long, cannot be interrupted, and writes to standard error past Python.
+    """
+    code = "import sys, ray; ray.init(address=sys.argv[1], log_to_driver=False, logging_level='ERROR')"
+    try:
+        probe = subprocess.run(
+            [sys.executable, "-c", code, address],
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=JOIN_SECONDS,
+        )
+    except subprocess.TimeoutExpired as expired:
+        said = (expired.stderr or b"").decode(errors="replace")
+        if "Unauthenticated" in said:
+            raise UsageError(
+                f"Ray at {address} wants a token: set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH"
+            ) from None
         raise UsageError(
             f"Ray at {address} did not answer within {JOIN_SECONDS:.0f} s: check that --ray-address (or RAY_ADDRESS) "
             "is the address of a running Ray head, as `ray start --head` prints it"
-        )
-    if outcome[0] is not None:
-        reason = " ".join(str(outcome[0]).split())[:300]
-        raise UsageError(f"cannot join the Ray cluster at {address}: {reason}") from outcome[0]
+        ) from None
+    if probe.returncode != 0:
+        lines = probe.stderr.strip().splitlines() or [f"exit code {probe.returncode}"]
+        raise UsageError(f"cannot join the Ray cluster at {address}: {lines[-1][:300]}")
+
+
+def _has_token() -> bool:
+    named = any(os.environ.get(name) for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"))
+    return named or (Path.home() / ".ray" / "auth_token").is_file()
 
 
 def check_reachable(address: str) -> None:

@@ -50,7 +50,7 @@ class HttpServer:
             await self._serving
 
 
-def bind(host: str, port: int) -> socket.socket:
+def bind(host: str, port: int, option: str = "--http-port") -> socket.socket:
     """A listening socket; its port is a free one when 0 was asked for."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     bound = socket.socket(family, socket.SOCK_STREAM)
@@ -61,8 +61,7 @@ def bind(host: str, port: int) -> socket.socket:
         bound.listen(128)
     except (OSError, OverflowError) as error:
         bound.close()
-        raise UsageError(
-            f"cannot listen on {host}:{port} for HTTP ({error}): choose another --http-port"
-        ) from error
+        reason = getattr(error, "strerror", None) or error
+        raise UsageError(f"cannot listen on {host}:{port} ({reason}): choose another {option}") from error
     bound.setblocking(False)
     return bound

@@ -18,7 +18,7 @@ from stallwatch.v1 import analyzer_pb2
 QUEUE_INPUTS = 2048
 QUEUE_BYTES = 16 * 1024 * 1024
 CALL_INPUTS = 256
-CALL_BYTES = 4 * 1024 * 1024
+CALL_BYTES = 1024 * 1024
 """Per call of the analyzer: so small that polls in between are not held up for long."""
 
 log = logging.getLogger(__name__)
@@ -69,7 +69,8 @@ class RunChannel:
         self._statistics = statistics
         self._on_changes = on_changes
         self._on_lost = on_lost
-        self._queue: deque[bytes] = deque()
+        self._queue: deque[tuple[bytes, float]] = deque()
+        self._calling_since: float | None = None
         self._bytes = 0
         self._inputs = 0
         self._work = asyncio.Event()
@@ -118,7 +119,7 @@ class RunChannel:
         if self._lost is not None:
             raise AnalyzerLostError(self._lost)
         data = item.SerializeToString()
-        self._queue.append(data)
+        self._queue.append((data, item.received_unix_seconds))
         self._count(1, len(data))
         self._idle.clear()
         self._work.set()
@@ -136,6 +137,15 @@ class RunChannel:
         self._on_changes(findings)
         for listener in tuple(self._listeners.values()):
             listener.notify(findings)
+
+    def horizon(self, now: float) -> float:
+        """The time up to which the analyzer has, or is about to have, everything that was received.
+
+        Beyond it nobody may be called silent: what they said may be waiting here.
+        """
+        if self._calling_since is not None:
+            return min(now, self._calling_since)
+        return min(now, self._queue[0][1]) if self._queue else now
 
     async def drain(self) -> None:
         """Wait until everything queued was applied, or cannot be any more."""
@@ -163,6 +173,7 @@ class RunChannel:
     async def _run_pump(self) -> None:
         while True:
             await self._work.wait()
+            self._calling_since = self._queue[0][1]
             call, size = self._next_call()
             try:
                 result = await self._analyzer.ingest(call)
@@ -177,6 +188,7 @@ class RunChannel:
             self._statistics.apply_seconds += result.seconds
             self._statistics.duplicates += result.duplicates
             self._statistics.failures += result.failures
+            self._calling_since = None
             self._count(-len(call), -size)
             self._space.set()
             self.acknowledge(result.progress)
@@ -189,9 +201,11 @@ class RunChannel:
         call: list[bytes] = []
         size = 0
         while (
-            self._queue and len(call) < CALL_INPUTS and (not call or size + len(self._queue[0]) <= CALL_BYTES)
+            self._queue
+            and len(call) < CALL_INPUTS
+            and (not call or size + len(self._queue[0][0]) <= CALL_BYTES)
         ):
-            call.append(self._queue.popleft())
+            call.append(self._queue.popleft()[0])
             size += len(call[-1])
         return call, size
 

@@ -7,6 +7,7 @@ import logging
 from typing import Any, Protocol
 
 import grpc
+from google.protobuf.message import DecodeError
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc  # type: ignore[import-untyped]
 
 from stallwatch.detector.errors import (
@@ -19,7 +20,7 @@ from stallwatch.detector.errors import (
 from stallwatch.detector.ingest import limits
 from stallwatch.detector.ingest.channel import RunChannel
 from stallwatch.detector.ingest.statistics import IngestStatistics
-from stallwatch.detector.ingest.stream import RankStream
+from stallwatch.detector.ingest.stream import NO_MESSAGE, RankStream
 from stallwatch.detector.ingest.validate import check_hello
 from stallwatch.v1 import telemetry_pb2 as pb
 from stallwatch.v1 import telemetry_pb2_grpc
@@ -75,6 +76,8 @@ class Gateway(telemetry_pb2_grpc.TelemetryServiceServicer):
         refuse = grpc.StatusCode.INVALID_ARGUMENT
         try:
             request = await asyncio.wait_for(context.read(), HELLO_SECONDS)
+        except DecodeError:
+            await self._refuse(context, refuse, "no_hello", NO_MESSAGE)
         except asyncio.TimeoutError:
             await self._refuse(
                 context,

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import grpc
+from google.protobuf.message import DecodeError
 
 from stallwatch.detector.core.findings import Finding
 from stallwatch.detector.engine.messages import Progress, RankKey
@@ -32,6 +34,9 @@ NO_INTERVAL_SECONDS = 1e-3
 LAST_WORDS_SECONDS = 5.0
 """After a goodbye: for everything to be safe on disk, and for the agent to hear of it."""
 
+log = logging.getLogger(__name__)
+
+NO_MESSAGE = "what was received is no stallwatch.v1.StreamRequest"
 Ending = tuple[grpc.StatusCode, str]
 """How the service ends a stream."""
 
@@ -100,7 +105,15 @@ class RankStream:
         finally:
             for task in tasks:
                 task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            for outcome in await asyncio.gather(*tasks, return_exceptions=True):
+                if isinstance(outcome, Exception):
+                    log.error(
+                        "run %s, rank %d: the stream failed",
+                        self._channel.run,
+                        self._key[0],
+                        exc_info=outcome,
+                    )
+                    self._end(grpc.StatusCode.INTERNAL, f"the detector failed on this stream: {outcome!r}")
             self._leave()
         if self._ending.done():
             await self._context.abort(*self._ending.result())
@@ -116,7 +129,12 @@ class RankStream:
 
     async def _read_all(self) -> None:
         while True:
-            request = await self._context.read()
+            try:
+                request = await self._context.read()
+            except DecodeError:
+                self._statistics.rejected["unknown"] += 1
+                self._end(grpc.StatusCode.INVALID_ARGUMENT, NO_MESSAGE)
+                return
             if request is grpc.aio.EOF:
                 return
             self._statistics.bytes += request.ByteSize()

@@ -16,7 +16,7 @@ def own_samples(counts: IngestStatistics, runs: int, restarts: int) -> Iterator[
     for name, counter, known in (
         ("stallwatch_ingest_streams_refused_total", counts.streams_refused, REFUSALS),
         ("stallwatch_ingest_messages_total", counts.messages, PAYLOADS),
-        ("stallwatch_ingest_rejected_total", counts.rejected, ("batch", "heartbeat")),
+        ("stallwatch_ingest_rejected_total", counts.rejected, ("batch", "heartbeat", "unknown")),
     ):
         for label in known:
             yield name, counter[label], (label,)

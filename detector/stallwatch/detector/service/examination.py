@@ -73,18 +73,21 @@ def _environment() -> Iterator[Result]:
     yield Result(
         "stallwatch", "ok", f"{VERSION} on Python {platform.python_version()}, {platform.platform()}"
     )
-    missing, found = [], []
-    for package in PACKAGES:
-        try:
-            found.append(f"{package} {version(package)}")
-        except PackageNotFoundError:
-            missing.append(package)
+    versions = {package: _version_of(package) for package in PACKAGES}
+    missing = [package for package, found in versions.items() if found is None]
     if missing:
         yield Result(
             "packages", "problem", f"missing: {', '.join(missing)}", "pip install 'stallwatch[detector]'"
         )
     else:
-        yield Result("packages", "ok", ", ".join(found))
+        yield Result("packages", "ok", ", ".join(f"{name} {found}" for name, found in versions.items()))
+
+
+def _version_of(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
 
 
 def _memory() -> Result:
@@ -194,13 +197,13 @@ class _NotWorkingError(Exception):
 
 def _await_service(directory: Path, process: subprocess.Popen[bytes]) -> dict[str, Any]:
     deadline = time.monotonic() + START_SECONDS
+    file = directory / SERVICE_FILE
     while time.monotonic() < deadline and process.poll() is None:
-        try:
-            addresses: dict[str, Any] = json.loads((directory / SERVICE_FILE).read_text())
-        except (OSError, ValueError):
-            time.sleep(0.1)
-        else:
+        if file.is_file():
+            # It is put there whole.
+            addresses: dict[str, Any] = json.loads(file.read_text())
             return addresses
+        time.sleep(0.1)
     raise _NotWorkingError("a detector does not start")
 
 
@@ -230,14 +233,18 @@ def _send(address: str) -> None:
 def _await_step(url: str) -> None:
     deadline = time.monotonic() + ANSWER_SECONDS
     while time.monotonic() < deadline:
-        try:
-            with urllib.request.urlopen(f"{url}/api/v1/runs/{RUN}/ranks", timeout=5) as answer:
-                if json.load(answer)["ranks"][0]["steps_received"] == 2:
-                    return
-        except (OSError, ValueError, LookupError):
-            pass
+        if _steps_received(url) == 2:
+            return
         time.sleep(0.1)
     raise _NotWorkingError("the step does not show in the API")
+
+
+def _steps_received(url: str) -> int:
+    try:
+        with urllib.request.urlopen(f"{url}/api/v1/runs/{RUN}/ranks", timeout=5) as answer:  # noqa: S310  our own
+            return int(json.load(answer)["ranks"][0]["steps_received"])
+    except (OSError, ValueError, LookupError):
+        return 0
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

@@ -71,6 +71,8 @@ async def _serve(settings: Settings) -> None:
     stopped = asyncio.Event()
     loop = asyncio.get_running_loop()
     store = open_store(settings)
+    # Before Ray, which takes seconds, and in our words: gRPC writes its own to standard error.
+    bind(settings.host, settings.grpc_port, "--grpc-port").close()
     http_socket = bind(settings.host, settings.http_port)
     statistics = IngestStatistics()
     try:
@@ -161,7 +163,11 @@ def _announce(addresses: Addresses, directory: Path, ray: Cluster, store: Store)
 
 
 def _silence() -> None:
-    """Our log goes to standard error; other libraries speak up only when something is wrong."""
+    """Our log goes to standard error; other libraries speak up only when something is wrong.
+
+    What Ray prints, and its children inherit, goes there too: standard output is for data.
+    """
+    os.dup2(sys.stderr.fileno(), 1)
     logging.basicConfig(
         stream=sys.stderr, level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
     )

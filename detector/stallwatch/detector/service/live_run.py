@@ -61,7 +61,7 @@ class LiveRun:
         while True:
             started = time.monotonic()
             try:
-                self.take(await self.client.poll(time.time()))
+                self.take(await self.client.poll(self.channel.horizon(time.time())))
             except AnalyzerLostError as error:
                 self.channel.lose(str(error))
                 return

@@ -22,6 +22,8 @@ from stallwatch.detector.service.settings import Settings
 from stallwatch.detector.store import Store
 
 SWEEP_SECONDS = 2.0
+REOPEN_SECONDS = 5.0
+"""Between two tries to open a run again."""
 REOPENING = 2
 """Analyzers restored at the same time when the service starts."""
 
@@ -160,7 +162,7 @@ class Runs:
         over = [run for run in self._live.values() if run.is_over(0.0, self._settings.silent_run_seconds)]
         if not over:
             raise TooManyRunsError(
-                f"{len(self._live)} runs are watched, and no more are allowed at a time: wait for one to finish, "
+                f"as many runs are watched as are allowed at a time ({self._settings.max_runs}): wait for one to finish, "
                 "or raise --max-runs"
             )
         await self._evict(max(over, key=lambda run: run.shown.idle_seconds))
@@ -174,11 +176,21 @@ class Runs:
             self._spawn(self._reopen(run))
 
     async def _reopen(self, run: str) -> None:
-        try:
-            await self.open_channel(run)
-        except StallwatchError as error:
-            # Its agents come back, and try again.
-            log.error("run %s: the analyzer could not be opened: %s", run, error)  # noqa: TRY400  no bug of ours
+        """Open a run again that has no agent to ask for it, or will have one in a moment."""
+        while not self._closing:
+            try:
+                await self.open_channel(run)
+            except TooManyRunsError:
+                # It is read from the store until one of its agents comes back.
+                self._shown.pop(run, None)
+                return
+            except StallwatchError as error:
+                log.warning("run %s: its analyzer cannot be opened yet: %s", run, error)
+            except Exception:
+                log.exception("run %s: its analyzer cannot be opened", run)
+            else:
+                return
+            await asyncio.sleep(REOPEN_SECONDS)
 
     async def _sweep(self) -> None:
         """Evict what is over."""

@@ -23,7 +23,7 @@ class EvaluationSeries:
     weights: list[float] = field(default_factory=list)
 
     def add(self, step: int, value: float) -> None:
-        """Take one finite evaluation; a repeated step replaces nothing and counts again."""
+        """Take one finite evaluation; a repeated step counts again."""
         self.steps.append(float(step))
         self.values.append(value)
         self.weights.append(1.0)

@@ -8,7 +8,13 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 from stallwatch.detector.core.learning import LossAssessment, LossPoint
-from stallwatch.detector.core.observations import AttemptObservation, EventObservation, StepObservation
+from stallwatch.detector.core.observations import (
+    AttemptObservation,
+    EvaluationObservation,
+    EventObservation,
+    StepObservation,
+)
+from stallwatch.detector.signals.evaluations import EvaluationSeries
 from stallwatch.detector.signals.history import BlockHistory
 from stallwatch.detector.signals.learning_rate import LearningRateTracker
 from stallwatch.detector.signals.loss_config import LossConfig
@@ -28,7 +34,13 @@ class LossSignal:
     grows with the logarithm of the run.
     """
 
-    consumes: ClassVar[tuple[type, ...]] = (StepObservation, LossPoint, EventObservation, AttemptObservation)
+    consumes: ClassVar[tuple[type, ...]] = (
+        StepObservation,
+        LossPoint,
+        EvaluationObservation,
+        EventObservation,
+        AttemptObservation,
+    )
 
     config: LossConfig = field(default_factory=LossConfig)
     history: BlockHistory = field(default_factory=BlockHistory)
@@ -36,6 +48,8 @@ class LossSignal:
     recent: RecentValues = field(default_factory=RecentValues)
     rates: LearningRateTracker = field(default_factory=LearningRateTracker)
     states: StateMachine = field(default_factory=StateMachine)
+    evaluations: EvaluationSeries = field(default_factory=EvaluationSeries)
+    """The evaluation loss: a second opinion, often with much less noise."""
     first_values: list[float] = field(default_factory=list)
     """The first finite values, at most eight: their median is where the run came from."""
     origin: int = -1
@@ -54,6 +68,10 @@ class LossSignal:
         if isinstance(observation, StepObservation):
             rates = observation.learning_rates
             return self._take(observation.step, observation.mean_loss(), 1.0, rates[0] if rates else None)
+        if isinstance(observation, EvaluationObservation) and math.isfinite(observation.loss):
+            same = self.history.last == observation.step and self.recent.latest == observation.loss
+            if not same:  # a log whose loss is its evaluation loss has no second opinion
+                self.evaluations.add(observation.step, observation.loss)
         if isinstance(observation, EventObservation) and observation.kind in _RESETTING_EVENTS:
             self._reopen(observation.step)
         return ()

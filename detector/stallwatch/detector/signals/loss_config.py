@@ -11,9 +11,9 @@ class LossConfig:
 
     material_share: float = 0.01
     """Improvement that matters over a horizon, as a share of the scale (the progress so far, at most the loss itself)."""
-    few_points: float = 50.0
+    few_points: float = 80.0
     """So many points double `material_share`: an epoch curve cannot resolve what a step stream can."""
-    crawl_share: float = 0.25
+    crawl_share: float = 0.5
     """A fall that is certain and above this share of the material gain is slow learning, not a plateau."""
     noise_share: float = 0.5
     """For a run that has hardly moved: improvement that matters, as a share of the noise of one of its ~50 blocks."""
@@ -23,11 +23,11 @@ class LossConfig:
     """... and at least this share."""
     horizon_share: float = 0.5
     """Horizon over which improvement is judged, in times of the age of the present settings."""
-    false_alarm_rate: float = 0.15
+    false_alarm_rate: float = 0.075
     """Probability at which a material improvement may still be to come when a plateau is called."""
     confirmations: int = 3
     """Looks in a row that must agree on a plateau."""
-    persistence_share: float = 0.1
+    persistence_share: float = 0.05
     """... over at least this share of the age."""
     trend_prior: float = 0.7
     """Prior probability that a curve has not broken off its trend."""
@@ -35,6 +35,8 @@ class LossConfig:
     """How far the loss strays from any fitted course, as a share of itself per unit of log time."""
     minimum_points: int = 8
     """Points at the present settings before anything is said."""
+    minimum_evaluations: int = 12
+    """Evaluations at the present settings before the evaluation loss gives its second opinion."""
     dense_looks: int = 48
     """Below this many points every point is a look."""
     look_spacing: float = 0.05

@@ -25,6 +25,10 @@ Floats = NDArray[np.float64]
 _BLOCKS = 64
 _TRANSIENT = 0.1
 """Share of the age left out at the start, where the curve is steepest and says least about the future."""
+_DOUBT = 0.3
+"""Below this probability by the training loss, the evaluation loss is not asked."""
+_OUT_OF_DATE = 0.15
+"""An evaluation series that ends this share of the age ago says nothing of now."""
 _LATE = 0.5
 _MISFIT = 1.25
 """Residuals this much larger than the noise between neighbours show a curve with more bends than the model has."""
@@ -49,6 +53,10 @@ class Evidence:
     """Improvement over the horizon that, where it is certain, is no plateau, however small."""
     posterior: HingePosterior
     plateau_probability: float
+    training_probability: float
+    """The same by the training loss alone."""
+    evaluation_probability: float | None
+    """... and by the evaluation loss alone, where there is one."""
     expected_gain: float
     trend: Trend
     """Line through the latest half."""
@@ -105,21 +113,89 @@ def window(history: BlockHistory, stop: int, steps: int) -> Floats:
     return history.blocks(level, stop - steps, stop)
 
 
-def material_gain(signal: LossSignal, level: float, block_noise: float) -> float:
+@dataclass(frozen=True, slots=True)
+class Scale:
+    """What a series is measured by."""
+
+    first: float
+    """Where it came from."""
+    level: float
+    noise: float
+    """Standard deviation of one of its fitted points."""
+    points: int
+    """Points behind the whole series."""
+    positive: bool
+    """Whether no value was ever negative, so that a share of the level means something."""
+
+
+def material_gain(scale: Scale, config: LossConfig) -> float:
     """The smallest improvement over the horizon that counts as learning."""
-    config = signal.config
-    first = float(np.median(signal.first_values))
-    progress = abs(first - level)
-    size = abs(level) if signal.lowest > 0 else math.inf
-    scale = min(progress, size)
-    unresolved = config.noise_share * block_noise
+    size = abs(scale.level) if scale.positive else math.inf
+    extent = min(abs(scale.first - scale.level), size)
+    unresolved = config.noise_share * scale.noise
     if math.isfinite(size):
-        unresolved = min(max(unresolved, config.trifle_share * size), config.level_share * size)
+        share = max(config.trifle_share, config.level_share * min(1.0, config.few_points / scale.points))
+        unresolved = min(max(unresolved, config.trifle_share * size), share * size)
     # Few but precise points (epoch means) are judged at what they can resolve; noise is no licence for that.
-    relaxed = config.material_share * (1 + config.few_points / signal.history.count) * scale
-    relaxed *= min(1.0, relaxed / max(block_noise, 1e-300))
-    gain = max(config.material_share * scale, relaxed, unresolved)
-    return max(gain, 1e-12 * abs(level), 1e-90)
+    material = config.material_share * extent
+    relaxed = material * (1 + config.few_points / scale.points)
+    relaxed *= min(1.0, relaxed / max(scale.noise, 1e-300))
+    return max(material, relaxed, unresolved, 1e-12 * abs(scale.level), 1e-90)
+
+
+def fit_recent(
+    relative: Floats, values: Floats, weights: Floats, noise: float, gain: float, ahead: float, prior: float
+) -> HingePosterior:
+    """Fit the whole curve, or its later half where one hinge does not explain it all."""
+    posterior = fit_hinges(relative, values, weights, gain, ahead, prior)
+    late = relative >= _LATE
+    bent = posterior.residual > _MISFIT * noise or posterior.correlation > _BENT
+    if bent and np.count_nonzero(late) >= 16:
+        return fit_hinges(relative[late], values[late], weights[late], gain, ahead, prior)
+    return posterior
+
+
+def second_opinion(signal: LossSignal, stop: int, age: int, horizon: float) -> float | None:
+    """Probability of a plateau by the evaluation loss alone; None where it has too few points or is out of date."""
+    config, series = signal.config, signal.evaluations
+    if len(series) < config.minimum_evaluations:
+        return None
+    steps, values, weights = series.arrays()
+    relative = (steps + 1 - signal.origin) / age
+    kept = (relative > _TRANSIENT) & (relative <= 1)
+    if np.count_nonzero(kept) < config.minimum_evaluations or relative[kept][-1] < 1 - _OUT_OF_DATE:
+        return None
+    relative, weights = relative[kept], weights[kept]
+    level, noise = float(np.mean(values[kept][-3:])), noise_from_differences(values[kept])
+    scale = Scale(float(values[0]), level, noise, round(float(series.arrays()[2].sum())), bool(values.min() > 0))
+    gain = material_gain(scale, config)
+    posterior = fit_recent(relative, values[kept], weights, noise, gain, horizon / age, config.trend_prior)
+    probability = posterior.probability_gain_below(gain, horizon / age)
+    trend = series.trend_since(signal.origin + (1 - _tail(posterior)) * age)
+    crawls = (
+        trend is not None and -trend.slope * horizon > config.crawl_share * gain and trend.interval(0.9)[1] < 0
+    )
+    return min(probability, 0.5) if crawls else probability
+
+
+def _tail(posterior: HingePosterior) -> float:
+    """Which latest share of the age to look at for what the curve does after its break."""
+    if posterior.probability_unbroken() > 0.5:
+        return _TAIL_SHARES[-1]
+    return min(0.8, max(0.12, 0.85 * (1 - posterior.break_time()[0])))
+
+
+def combine(training: float, evaluation: float | None) -> float:
+    """Odds of two views of one question multiply; the evaluation loss does not overrule a training loss that falls."""
+    if evaluation is None or training < _DOUBT:
+        return training
+    odds = sum(math.log(p / (1 - p)) for p in (_bounded(training), _bounded(evaluation)))
+    return 1 / (1 + math.exp(-odds))
+
+
+def _bounded(probability: float) -> float:
+    """No view is surer than 50 to 1."""
+    return min(max(probability, 0.02), 0.98)
 
 
 def look(signal: LossSignal) -> Evidence | None:
@@ -133,26 +209,22 @@ def look(signal: LossSignal) -> Evidence | None:
     steps, values, weights = rows.T
     level = float(np.mean(values[-max(3, len(values) // 12) :]))
     block_noise = noise_from_differences(values)
-    gain = material_gain(signal, level, block_noise)
+    scale = Scale(
+        float(np.median(signal.first_values)), level, block_noise, history.count, positive=signal.lowest > 0
+    )
+    gain = material_gain(scale, config)
     horizon = config.horizon_share * max(age, 0.5 * run_age)
     if config.total_steps:
         horizon = max(horizon, 0.1 * config.total_steps)
     relative = (steps + 1 - signal.origin) / age
-    posterior = fit_hinges(relative, values, weights, gain, horizon / age, config.trend_prior)
-    late = relative >= _LATE
-    bent = posterior.residual > _MISFIT * block_noise or posterior.correlation > _BENT
-    if bent and np.count_nonzero(late) >= 16:
-        # One hinge does not explain this history: it had more than one bend. Only its later half speaks then.
-        posterior = fit_hinges(
-            relative[late], values[late], weights[late], gain, horizon / age, config.trend_prior
-        )
+    posterior = fit_recent(relative, values, weights, block_noise, gain, horizon / age, config.trend_prior)
+    alone = posterior.probability_gain_below(gain, horizon / age)
+    evaluation = second_opinion(signal, stop, age, horizon) if alone >= _DOUBT else None
     trends = {share: _trend(window(history, stop, max(8, math.floor(share * age)))) for share in _TAIL_SHARES}
     half = trends[0.5] or fit_trend(steps, values)
     if half is None:
         return None
-    tau, _ = posterior.break_time()
-    unbroken = posterior.probability_unbroken() > 0.5
-    tail = _TAIL_SHARES[-1] if unbroken else min(0.8, max(0.12, 0.85 * (1 - tau)))
+    tail = _tail(posterior)
     smooth = np.convolve(values, np.ones(3) / 3, "valid")
     lowest = int(np.argmin(smooth))
     best = float(smooth[lowest])
@@ -161,7 +233,7 @@ def look(signal: LossSignal) -> Evidence | None:
     return Evidence(
         step=history.last, age=age, run_age=run_age, horizon=max(1, round(horizon)), gain=gain, crawl=config.crawl_share * gain,
         posterior=posterior,
-        plateau_probability=posterior.probability_gain_below(gain, horizon / age),
+        plateau_probability=combine(alone, evaluation), training_probability=alone, evaluation_probability=evaluation,
         expected_gain=posterior.expected_gain(horizon / age), trend=half,
         after_break=_trend(window(history, stop, max(8, math.floor(tail * age)))),
         latest=trends[_TAIL_SHARES[0]], noise=noise_from_differences(raw), block_noise=block_noise, best=best, rise=rise, rise_sigma=rise_sigma,
@@ -222,7 +294,7 @@ def _rise(
         trend is not None
         and trend.slope > student_quantile(1 - level, trend.degrees) * trend.error
         and trend.slope * trend.span > 2 * gain
-        and rise > max(2 * gain, 2 * error)
+        and rise > max(2 * gain, 4 * error)
         for trend in trends.values()
     )
     return rise, rise / error, jump or climbing

@@ -13,11 +13,16 @@ if TYPE_CHECKING:
 _SLOW_MULTIPLE = 5.0
 """An expected gain below this many material gains is slow."""
 
+_RISING_SHARE = 0.05
+"""A rise must last for this share of the age, which outlives the swings of red noise."""
+
 
 def _onset(state: str, evidence: Evidence) -> tuple[int, float]:
     """Where a state that was called at this look began, and one standard error of that, in steps."""
     if state == "plateau":
-        begun, spread = evidence.posterior.onset(evidence.gain)
+        # Where the curve is known more finely than what matters, its bend is where it is seen to bend.
+        unresolved = max(2 * evidence.posterior.level_error, 0.1 * evidence.gain)
+        begun, spread = evidence.posterior.onset(min(evidence.gain, unresolved))
         start = evidence.origin + round(begun * evidence.age)
         return min(start, evidence.step), max(spread, 0.02) * evidence.age
     if state == "diverging":
@@ -36,12 +41,14 @@ class StateMachine:
     plateau_from: int = -1
     """Step of the first look of the present unbroken row that found a plateau; -1 when there is none."""
     plateau_looks: int = 0
+    rising_from: int = -1
     rising_looks: int = 0
     swing_looks: int = 0
 
     def reopen(self, step: int) -> None:
         """The settings changed."""
-        self.plateau_from, self.plateau_looks, self.rising_looks, self.swing_looks = -1, 0, 0, 0
+        self.plateau_from, self.plateau_looks = -1, 0
+        self.rising_from, self.rising_looks, self.swing_looks = -1, 0, 0
         if self.state != "warming_up":
             self.state, self.since, self.since_error = "improving", step, 0.0
 
@@ -54,7 +61,11 @@ class StateMachine:
             self.plateau_looks += 1
         elif evidence.plateau_probability < 0.6 or self._moving(evidence):
             self.plateau_from, self.plateau_looks = -1, 0
-        self.rising_looks = self.rising_looks + 1 if evidence.rising else 0
+        if not evidence.rising:
+            self.rising_from, self.rising_looks = -1, 0
+        else:
+            self.rising_from = evidence.step if self.rising_from < 0 else self.rising_from
+            self.rising_looks += 1
         bouncing = evidence.swing is not None or evidence.alternating < -0.4
         self.swing_looks = self.swing_looks + 1 if bouncing else 0
         state = self._decide(evidence, config)
@@ -78,7 +89,7 @@ class StateMachine:
         _, high = evidence.trend.interval(0.9)
         surest_gain = -high * evidence.horizon
         persisted = config.persistence_share * evidence.age
-        if self.rising_looks >= 3:
+        if self.rising_looks >= 3 and evidence.step - self.rising_from >= _RISING_SHARE * evidence.age:
             return "diverging"
         if self.state == "diverging" and not self._recovered(evidence):
             return "diverging"

@@ -33,6 +33,11 @@ class RecentValues:
             if sigma > 0:
                 self.low, self.high = median - self.wild_sigmas * sigma, median + self.wild_sigmas * sigma
 
+    @property
+    def latest(self) -> float | None:
+        """The latest value."""
+        return self.values[-1] if self.values else None
+
     def clip(self, value: float) -> float:
         """The value moved to the nearest limit when it is wild."""
         return min(max(value, self.low), self.high)

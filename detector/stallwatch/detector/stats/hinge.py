@@ -187,9 +187,10 @@ class _Fits:
     spread: Floats
     """Weighted variance of the design column."""
     squares: Floats
-    design_mean: Floats
-    target_mean: Floats
+    now: Floats
+    """The curve's value now, relative to the mean of the points."""
     design_now: Floats
+    """The centred design column's value now."""
     correlation: float
     effective: float
 
@@ -208,52 +209,69 @@ class _Curve:
 
 
 def _fit(curve: _Curve, taus: Floats, log_tau_prior: Floats, tails: tuple[tuple[str, float, float], ...]) -> _Fits:
-    """Fit A and B >= 0 of every model by weighted least squares."""
-    weight = curve.weight
-    beyond = np.log(np.maximum(curve.time[None, :] / taus[:, None], 1.0))
-    slopes = _log_slopes(taus)
-    hinge = _bases(np.minimum(curve.time[None, :], taus[:, None]))
-    now_beyond = -np.log(taus)
-    columns = [_bases(curve.time)[:, None, :]]
-    shifts = [np.zeros((1, len(curve.time)))]
-    priors = [np.array([curve.log_trend_prior])]
-    rate_unit = curve.gain / math.log1p(curve.horizon)
+    """Fit A and B >= 0 of every model by weighted least squares.
+
+    A model's design column is the hinge h = g(min(t, tau)), less size * slope * e for a tail that keeps a share, with
+    e = log(t / tau) after the break; a tail of fixed rate adds rate * e to the target instead. So the inner products of
+    h, e and the values serve all tails, and the sums over points are taken once a (basis, break).
+    """
+    weight, value = curve.weight, curve.value
+    breaks = np.append(taus, 1.0)  # a break now is no break
+    hinge = _bases(np.minimum(curve.time[None, :], breaks[:, None]))
+    beyond = np.log(np.maximum(curve.time[None, :] / breaks[:, None], 1.0))
+    hinge_mean, beyond_mean = hinge @ weight, beyond @ weight
+    hinge -= hinge_mean[..., None]
+    beyond = beyond - beyond_mean[:, None]
+    weighted = hinge * weight
+    hinge_hinge = np.einsum("btm,btm->bt", weighted, hinge)
+    hinge_beyond = np.einsum("btm,tm->bt", weighted, beyond)
+    hinge_value = weighted @ value
+    beyond_beyond = (beyond * beyond) @ weight
+    beyond_value = beyond @ (weight * value)
+    value_value = float(weight @ (value * value))
+    slopes = _log_slopes(breaks)
+    hinge_now = _bases(breaks) - hinge_mean
+    beyond_now = -np.log(breaks) - beyond_mean
+    unit = curve.gain / math.log1p(curve.horizon)
+
+    spread, cross = [hinge_hinge[:, -1:]], [hinge_value[:, -1:]]
+    total, now = [np.full((1, 1), value_value)], [np.zeros((1, 1))]
+    design_now, priors = [hinge_now[:, -1:]], [np.array([curve.log_trend_prior])]
+    cut = slice(0, len(taus))
     for kind, size, prior in tails:
-        columns.append(hinge - size * slopes[..., None] * beyond[None] if kind == "share" else hinge)
-        shifts.append(size * rate_unit * beyond if kind == "rate" else np.zeros_like(beyond))
+        if kind == "share":
+            bend = size * slopes[:, cut]
+            both, alone = bend * hinge_beyond[:, cut], bend * bend * beyond_beyond[cut]
+            spread.append(hinge_hinge[:, cut] - 2 * both + alone)
+            cross.append(hinge_value[:, cut] - bend * beyond_value[cut])
+            total.append(np.full((1, len(taus)), value_value))
+            now.append(np.zeros((1, len(taus))))
+            design_now.append(hinge_now[:, cut] - bend * beyond_now[cut])
+        else:
+            rate = size * unit
+            spread.append(hinge_hinge[:, cut])
+            cross.append(hinge_value[:, cut] + rate * hinge_beyond[:, cut])
+            total.append((value_value + 2 * rate * beyond_value[cut] + rate * rate * beyond_beyond[cut])[None])
+            now.append(-rate * beyond_now[cut][None])
+            design_now.append(hinge_now[:, cut])
         priors.append(log_tau_prior + curve.log_break_prior + math.log(prior))
-    design = np.concatenate(columns, axis=1)
-    target = curve.value[None, :] + np.concatenate(shifts)
-    target_mean = target @ weight
-    target = target - target_mean[:, None]
-    design_mean = design @ weight
-    design -= design_mean[..., None]
-    weighted = design * weight
-    spread = (weighted * design).sum(-1)
-    cross = (weighted * target[None]).sum(-1)
-    amplitude = np.maximum(cross / np.maximum(spread, _SMALLEST), 0.0)
+
+    spreads, crosses, now_design = (np.concatenate(parts, axis=1) for parts in (spread, cross, design_now))
+    amplitude = np.maximum(crosses / np.maximum(spreads, _SMALLEST), 0.0)
     floor = (_MISFIT_FLOOR * curve.gain) ** 2
-    squares = np.maximum(((target * target) @ weight)[None, :] - amplitude * cross, 0.0) + floor
-    best = np.unravel_index(int(np.argmin(squares)), squares.shape)
-    residuals = (target[best[1]] - amplitude[best] * design[best]) * np.sqrt(weight)
-    correlation = lag_one_correlation(residuals, 3)
+    squares = np.maximum(np.concatenate(total, axis=1) - amplitude * crosses, 0.0) + floor
+    basis, column = np.unravel_index(int(np.argmin(squares)), squares.shape)
+    at = -1 if column == 0 else int(column - 1) % len(taus)
+    kind, size, _ = ("flat", 0.0, 1.0) if column == 0 else tails[int(column - 1) // len(taus)]
+    best = float(amplitude[basis, column])
+    residuals = value - best * hinge[basis, at]
+    residuals += beyond[at] * (size * unit if kind != "share" else best * size * float(slopes[basis, at]))
+    correlation = lag_one_correlation(residuals * np.sqrt(weight), 3)
     effective = max(4.0, 1.0 / float(weight @ weight) / variance_inflation(correlation))
-    log_weight = -0.5 * effective * np.log(squares / squares[best]) + np.concatenate(priors)[None, :]
+    log_weight = -0.5 * effective * np.log(squares / squares[basis, column]) + np.concatenate(priors)[None, :]
     log_weight += _LOG_BASIS_PRIOR[:, None]
-    design_now = _design_now(taus, slopes, now_beyond, tails) - design_mean
-    return _Fits(
-        log_weight, amplitude, spread, squares, design_mean, target_mean, design_now, correlation, effective
-    )
-
-
-def _design_now(
-    taus: Floats, slopes: Floats, beyond: Floats, tails: tuple[tuple[str, float, float], ...]
-) -> Floats:
-    """The design column's value at time 1, shape (bases, 1 + tails * breaks)."""
-    at_break = _bases(taus)
-    columns = [_bases(np.ones(1))]
-    columns += [at_break - size * slopes * beyond if kind == "share" else at_break for kind, size, _ in tails]
-    return np.concatenate(columns, axis=1)
+    value_now = np.concatenate(now, axis=1) + amplitude * now_design
+    return _Fits(log_weight, amplitude, spreads, squares, value_now, now_design, correlation, effective)
 
 
 def _refined_breaks(fits: _Fits, tails: Floats) -> tuple[Floats, Floats]:
@@ -317,9 +335,7 @@ def _posterior(curve: _Curve, mean: float, taus: Floats, fits: _Fits) -> HingePo
     old_slope = amplitude * _log_slopes(taus)[basis, at]
     unit = curve.gain / math.log1p(curve.horizon)
     rate = np.where(kinds == "rate", sizes * unit, np.where(kinds == "share", sizes * old_slope, 0.0))
-    beyond = -np.log(tau)
-    now = mean + fits.target_mean[column] + amplitude * fits.design_now[basis, column]
-    now = now - np.where(kinds == "rate", rate * beyond, 0.0)
+    now = mean + fits.now[basis, column]
     level = float(weight @ now)
     # The level now leans on the points after the break, or on those that bend the trend.
     leverage = np.sqrt(squares / degrees * (1.0 + fits.design_now[basis, column] ** 2 / np.maximum(spread, _SMALLEST)))
