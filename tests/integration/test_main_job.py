@@ -33,7 +33,9 @@ def test_a_killed_detector_costs_training_nothing_and_loses_no_step(tmp_path):
     with Service(tmp_path / "data") as service:
         arguments = ("--steps", str(steps), "--bypass", f"1:60:{steps}", "--batch", "4")
         with Job(tmp_path, *arguments, ranks=2, run=RUN, endpoint=service.grpc_address) as job:
-            wait_until("the finding", lambda: step(service) > 0 and finding(service, "missing_gradient_sync"), 90)
+            wait_until(
+                "the finding", lambda: step(service) > 0 and finding(service, "missing_gradient_sync"), 90
+            )
             before = finding(service, "missing_gradient_sync")
             wait_until("more steps", lambda: step(service) > 150)
             killed = service.kill()

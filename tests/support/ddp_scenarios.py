@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 import json
 import os
+import random
 import sys
 import time
 from contextlib import nullcontext
@@ -191,6 +192,7 @@ def undisturbed(_name: str, endpoint: str, _: Path) -> dict[str, bool]:
             else None
         )
         torch.manual_seed(5)
+        random.seed(5)
         for step in range(SHORT):
             inputs, target = data(dist.get_rank(), step)
             loss = nn.functional.mse_loss(nn.functional.dropout(model(inputs)), target)
@@ -200,10 +202,10 @@ def undisturbed(_name: str, endpoint: str, _: Path) -> dict[str, bool]:
             if agent is not None:
                 agent.log(loss, 16)
         states.append(copy.deepcopy(model.module.state_dict()))
-        random_state = torch.get_rng_state()
-        states[-1]["random"] = random_state
         if agent is not None:
             agent.close()
+        states[-1]["torch's random state"] = torch.get_rng_state()
+        states[-1]["Python's random state"] = torch.tensor(random.getstate()[1])
     return {"same": all(torch.equal(states[0][key], state[key]) for state in states for key in states[0])}
 
 

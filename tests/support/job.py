@@ -19,7 +19,14 @@ class Job:
         self.folder = folder
         self.ranks = ranks
         self.log = folder / f"{run}.log"
-        command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)]
+        command = [
+            sys.executable,
+            "-m",
+            "torch.distributed.run",
+            "--standalone",
+            "--nproc-per-node",
+            str(ranks),
+        ]
         command += ["-m", "stallwatch.agent.demo", "--timings", str(folder / run), *arguments]
         self.timings = folder / run
         variables = {**os.environ, "OMP_NUM_THREADS": "1", "STALLWATCH_RUN": run, **environment}
@@ -45,4 +52,6 @@ class Job:
 
     def step_ends(self) -> dict[int, list[float]]:
         """Unix seconds at the end of every step, by rank."""
-        return {rank: json.loads((self.timings / f"rank-{rank}.json").read_text()) for rank in range(self.ranks)}
+        return {
+            rank: json.loads((self.timings / f"rank-{rank}.json").read_text()) for rank in range(self.ranks)
+        }

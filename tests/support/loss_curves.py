@@ -29,7 +29,7 @@ def red_noise(rng: np.random.Generator, points: int, correlation: float) -> Floa
 
 
 def power_law(exponent: float, floor: float = 0.0) -> Shape:
-    """floor + t ** -exponent."""
+    """Floor + t ** -exponent."""
     return lambda steps: floor + (steps + 1.0) ** -exponent
 
 

@@ -9,7 +9,9 @@ from typing import TypeVar
 Value = TypeVar("Value")
 
 
-def wait_until(what: str, condition: Callable[[], Value], seconds: float = 60.0, interval: float = 0.05) -> Value:
+def wait_until(
+    what: str, condition: Callable[[], Value], seconds: float = 60.0, interval: float = 0.05
+) -> Value:
     """Return the first truthy value of `condition`; fail, naming `what`, when there is none in time."""
     deadline = time.monotonic() + seconds
     while True:

@@ -92,6 +92,8 @@ class Transport:
         self._reviewed = (0.0, 0.0, 0.0)
         self._own_seconds = 0.0
         self._reader_seconds = 0.0
+        # Its own: the global one belongs to the training, whose augmentations must draw the same numbers as without us.
+        self._chance = random.Random()  # noqa: S311 - jitter, not a secret
         self._thread = threading.Thread(target=self._run, name="stallwatch-agent", daemon=True)
 
     @property
@@ -148,7 +150,7 @@ class Transport:
                     if next_beat - now < self._heartbeat_seconds / 2:
                         next_beat = 0.0
                     # Jitter keeps the ranks of a large job from sending in step.
-                    next_batch = now + usual * random.uniform(0.7, 1.3)  # noqa: S311
+                    next_batch = now + usual * self._chance.uniform(0.7, 1.3)
                 if self.connected and now >= next_beat:
                     self._beat()
                     next_beat = now + self._heartbeat_seconds
@@ -230,7 +232,7 @@ class Transport:
             stream.abort()
             if stream.welcomed and now - self._opened_at > _SETTLED_SECONDS:
                 self._failures = 0
-        pause = PERMANENT_RETRY_SECONDS if permanent else retry_seconds(self._failures, random.random())  # noqa: S311
+        pause = PERMANENT_RETRY_SECONDS if permanent else retry_seconds(self._failures, self._chance.random())
         self._failures += 1
         self._refused = permanent
         self._retry_at = now + pause

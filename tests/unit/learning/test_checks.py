@@ -8,7 +8,6 @@ from collections.abc import Iterable
 
 import numpy as np
 import pytest
-from support.loss_curves import flat_from, noisy, power_law
 
 from stallwatch.detector.checks.contract import Check
 from stallwatch.detector.checks.learning import LEARNING_CHECKS
@@ -19,6 +18,7 @@ from stallwatch.detector.core.observations import EvaluationObservation, StepObs
 from stallwatch.detector.core.verdicts import Verdict
 from stallwatch.detector.core.vocabulary import VOCABULARY
 from stallwatch.detector.signals.loss import LossSignal
+from support.loss_curves import flat_from, noisy, power_law
 
 
 def run(values: Iterable[float], evaluations: dict[int, float] | None = None) -> dict[str, list[Verdict]]:
@@ -111,7 +111,8 @@ def test_an_excursion_that_stays_is_given_up() -> None:
     check = LossSpike(LossSpikeConfig(give_up=20))
     rng = np.random.default_rng(5)
     verdicts = [
-        check.update(LossPoint(step, float(1 + 9 * (step >= 100) + 0.01 * rng.normal()))) for step in range(200)
+        check.update(LossPoint(step, float(1 + 9 * (step >= 100) + 0.01 * rng.normal())))
+        for step in range(200)
     ]
     assert "has not come back" in [verdict for verdict in verdicts if verdict][1].reason
 

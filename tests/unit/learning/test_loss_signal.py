@@ -12,7 +12,6 @@ from stallwatch.detector.core.learning import LOSS_STATES, STOPPED_STATES, LossP
 from stallwatch.detector.core.observations import StepObservation
 from stallwatch.detector.signals.loss import LossSignal
 from stallwatch.detector.signals.loss_config import LossConfig
-
 from support.loss_curves import flat_from, noisy, power_law, states, watch
 
 
@@ -56,7 +55,9 @@ def test_snapshots_restore_exactly() -> None:
         list(signal.update(LossPoint(step, float(value))))
     copy = pickle.loads(pickle.dumps(signal))
     for step, value in enumerate(values[1000:], 1000):
-        assert list(signal.update(LossPoint(step, float(value)))) == list(copy.update(LossPoint(step, float(value))))
+        assert list(signal.update(LossPoint(step, float(value)))) == list(
+            copy.update(LossPoint(step, float(value)))
+        )
 
 
 @pytest.mark.parametrize("value", [0.0, 1.0, -3.0, 1e-30])
@@ -74,7 +75,9 @@ def test_values_that_are_not_finite_are_left_out(bad: float) -> None:
     values[::50] = bad
     for look in watch(values):
         assert look.state in LOSS_STATES
-        assert all(map(math.isfinite, (look.level, look.slope_per_step, look.noise, look.plateau_probability)))
+        assert all(
+            map(math.isfinite, (look.level, look.slope_per_step, look.noise, look.plateau_probability))
+        )
 
 
 def test_gaps_and_late_points_are_harmless() -> None:
