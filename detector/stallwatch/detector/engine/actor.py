@@ -43,6 +43,7 @@ class RunAnalyzer:
         self._durable: dict[RankKey, int] = {}
         self._unsaved: dict[str, Finding] = {}
         self._unpolled: dict[str, Finding] = {}
+        self._logged_failures: dict[str, str] = {}
         self._now = 0.0
         self._heard_at = 0.0
         self._dirty = False
@@ -151,6 +152,11 @@ class RunAnalyzer:
             self._dirty = True
             self._unsaved[finding.id] = finding
             self._unpolled[finding.id] = finding
+        # A check that raises is a bug, and silent otherwise: the others go on without it.
+        for name, error in self._analysis.failures.items():
+            if self._logged_failures.get(name) != error:
+                self._logged_failures[name] = error
+                log.error("run %s: the check or signal %s failed: %s", self.run, name, error)
 
     def _take_unpolled(self) -> tuple[Finding, ...]:
         changes = tuple(self._unpolled.values())
