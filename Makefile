@@ -1,7 +1,7 @@
 # `make demo` and `make test` set themselves up from nothing; everything else is for those who work on Stallwatch.
 BIN := .venv/bin
 
-.PHONY: help setup demo test check format proto docs bench clean
+.PHONY: help setup demo test check format proto docs bench bench-verdicts clean
 
 help: ## Lists the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
@@ -32,6 +32,10 @@ docs: setup ## Generates the reference pages
 bench: setup ## What the agent costs, and how much the analysis takes
 	@OMP_NUM_THREADS=1 $(BIN)/python tests/bench/agent_overhead.py
 	@$(BIN)/python tests/bench/analysis_throughput.py
+	@$(BIN)/python tests/bench/analyze_csv.py
+
+bench-verdicts: setup ## Scores plateau verdicts on synthetic curves, and on real ones with CURVES=DIR
+	@$(BIN)/python tests/bench/verdicts.py $(if $(CURVES),--curves $(CURVES)) --out build/verdicts $(ARGS)
 
 clean: ## Removes the environment and everything generated outside git
 	@git clean -fdXq

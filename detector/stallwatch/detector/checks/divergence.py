@@ -39,14 +39,18 @@ class Divergence:
         """Follow the loss model's state."""
         if not isinstance(observation, LossAssessment):
             return None
-        rising = (
-            observation.state == "diverging" and observation.rise >= self.config.minimum_rise * abs(observation.level)
+        rising = observation.state == "diverging" and observation.rise >= self.config.minimum_rise * abs(
+            observation.level
         )
         if not rising and not self.firing:
             return None
         self.firing = rising
         rate = observation.learning_rate
-        cut = f"and a lower learning rate than {rate:.3g}, a third at most" if rate else "and a third of the learning rate"
+        cut = (
+            f"and a lower learning rate than {rate:.3g}, a third at most"
+            if rate
+            else "and a third of the learning rate"
+        )
         return Verdict(
             kind=self.kind,
             firing=rising,

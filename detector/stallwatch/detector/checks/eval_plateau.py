@@ -121,7 +121,10 @@ class EvalPlateau:
             "training": f"The training loss is flat while the evaluation loss still falls, now {level:.4g}.",
         }
         name = self.disagreement.removeprefix("metric ")
-        reason = words.get(self.disagreement, f"The loss is flat since step {self.training_since:,} while {name} still improves, now {level:.4g}.")
+        reason = words.get(
+            self.disagreement,
+            f"The loss is flat since step {self.training_since:,} while {name} still improves, now {level:.4g}.",
+        )
         if not self.firing:
             reason = f"Evaluation and training loss agree again at step {step:,}."
         advice: tuple[str, ...] = ()
@@ -131,7 +134,9 @@ class EvalPlateau:
                 "Try regularisation, more data, or a lower learning rate before training on.",
             )
         elif self.firing:
-            advice = (f"Do not stop on the training loss alone: {'evaluation' if name == 'training' else name} improves.",)
+            advice = (
+                f"Do not stop on the training loss alone: {'evaluation' if name == 'training' else name} improves.",
+            )
         evidence: dict[str, EvidenceValue] = {
             "evaluation_loss": level,
             "training_state": self.training_state,

@@ -51,7 +51,9 @@ class NonFinite:
             if not bad.any():
                 return self._finite(observation.step) if np.isfinite(observation.loss_sum).any() else None
             ranks = tuple(rank for rank, wrong in zip(observation.ranks, bad.tolist(), strict=True) if wrong)
-            return self._bad(observation.step, ranks, infinite=bool(np.isinf(observation.loss_sum[bad]).all()))
+            return self._bad(
+                observation.step, ranks, infinite=bool(np.isinf(observation.loss_sum[bad]).all())
+            )
         if isinstance(observation, LossPoint):
             if math.isfinite(observation.loss):
                 return self._finite(observation.step)

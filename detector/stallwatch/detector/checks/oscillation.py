@@ -40,7 +40,9 @@ class Oscillation:
         if not isinstance(observation, LossAssessment):
             return None
         size = max(observation.swing, observation.noise)
-        swings = observation.state == "oscillating" and size >= self.config.minimum_swing * abs(observation.level)
+        swings = observation.state == "oscillating" and size >= self.config.minimum_swing * abs(
+            observation.level
+        )
         if not swings and not self.firing:
             return None
         self.firing = swings

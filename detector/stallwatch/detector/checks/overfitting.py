@@ -68,7 +68,9 @@ class Overfitting:
         trend = series.trend_since(best_step)
         level = float(np.mean(values[-3:]))
         rise = level - best
-        material = max(self.config.rise_share * (float(values[0]) - best), self.config.level_share * abs(best))
+        material = max(
+            self.config.rise_share * (float(values[0]) - best), self.config.level_share * abs(best)
+        )
         sure = trend is not None and trend.interval(2 * self.config.confidence - 1)[0] > 0
         rising = sure and rise > material and self.training_state in {"improving", "slow", "plateau"}
         if not rising and (not self.firing or rise > material):
@@ -90,7 +92,12 @@ class Overfitting:
             )
             if rising
             else f"The evaluation loss is back at {level:.4g}, near its best of {best:.4g}.",
-            evidence={"best": best, "best_step": best_step, "level": level, "training_loss": self.training_level},
+            evidence={
+                "best": best,
+                "best_step": best_step,
+                "level": level,
+                "training_loss": self.training_level,
+            },
             advice=(
                 f"Keep the checkpoint nearest to step {best_step:,}, where the evaluation loss was lowest.",
                 "Stop, or add data, augmentation, weight decay or dropout before training on.",

@@ -13,7 +13,7 @@ from stallwatch.detector.core.verdicts import EvidenceValue, Verdict
 class PlateauConfig:
     """Settings of the plateau check; when a plateau is called at all is the loss model's decision."""
 
-    minimum_confidence: float = 0.5
+    minimum_confidence: float = 0.0
     """Plateaus of a lower confidence are not reported."""
 
     def __post_init__(self) -> None:
@@ -84,19 +84,27 @@ def loss_evidence(assessment: LossAssessment) -> dict[str, EvidenceValue]:
 
 def _advice(assessment: LossAssessment) -> tuple[str, ...]:
     rate, ratio = assessment.learning_rate, assessment.learning_rate_ratio
-    horizon = assessment.forecast.horizon_steps if assessment.forecast is not None else assessment.steps_observed
+    horizon = (
+        assessment.forecast.horizon_steps if assessment.forecast is not None else assessment.steps_observed
+    )
     if rate is not None and ratio is not None and ratio < 0.01:
         return (
-            f"The learning rate ({rate:.3g}) is at {100 * ratio:.2g} % of its peak: the schedule has ended the training. "
-            "Stop here, or restart the schedule if the loss is not yet good enough.",
+            (
+                f"The learning rate ({rate:.3g}) is at {100 * ratio:.2g} % of its peak: the schedule has ended the training. "
+                "Stop here, or restart the schedule if the loss is not yet good enough."
+            ),
             f"If the schedule is unintended, return to about {rate / max(ratio, 1e-12) / 10:.2g}, a tenth of the peak.",
         )
     steps = [
         f"Stop, or change something: {horizon:,} more steps at these settings are not expected to pay.",
     ]
     if rate is not None and rate > 0:
-        steps.insert(0, f"Cut the learning rate from {rate:.3g} to about {rate / 10:.2g} and watch the next looks.")
+        steps.insert(
+            0, f"Cut the learning rate from {rate:.3g} to about {rate / 10:.2g} and watch the next looks."
+        )
     else:
         steps.insert(0, "Cut the learning rate by 3 to 10 and watch the next looks.")
-    steps.append(f"If a cut does not help, noise ({assessment.noise:.3g} per point) or capacity is the limit, not time.")
+    steps.append(
+        f"If a cut does not help, noise ({assessment.noise:.3g} per point) or capacity is the limit, not time."
+    )
     return tuple(steps)

@@ -78,7 +78,11 @@ class SlowConvergence:
 
 
 def _advice(assessment: LossAssessment, due: int | None) -> tuple[str, ...]:
-    wait = f"Let it run if {due:,} steps for 1 % are worth their price." if due is not None else "Decide by its price."
+    wait = (
+        f"Let it run if {due:,} steps for 1 % are worth their price."
+        if due is not None
+        else "Decide by its price."
+    )
     rate = assessment.learning_rate
     raised = f" ({rate:.3g} now)" if rate is not None else ""
     return (wait, f"Look at the causes first: a learning rate that is too low{raised} looks like this.")

@@ -57,7 +57,11 @@ class EvaluationSeries:
 
     def smoothed(self) -> Floats:
         """Means of three neighbours, shape (points - 2,)."""
-        return np.convolve(self.values, np.ones(3) / 3, "valid") if len(self.values) >= 3 else np.array(self.values)
+        return (
+            np.convolve(self.values, np.ones(3) / 3, "valid")
+            if len(self.values) >= 3
+            else np.array(self.values)
+        )
 
     def arrays(self) -> tuple[Floats, Floats, Floats]:
         """Steps, values and weights."""

@@ -29,6 +29,8 @@ class LearningRateTracker:
     """Running mean of the absolute change in log learning rate between records."""
     reference: float = 0.0
     """What an increase is measured from: the lowest rate since the latest one."""
+    spent_from: int = -1
+    """Step from which next to nothing of the peak has been left; -1 while there is."""
     raised_at: int = -1
     """Step of the latest increase; -1 when it never increased."""
 
@@ -39,6 +41,10 @@ class LearningRateTracker:
         before, self.current = self.current, rate
         warming = rate > self.peak
         self.peak = max(self.peak, rate)
+        if rate > _SPENT * self.peak:
+            self.spent_from = -1
+        elif self.spent_from < 0:
+            self.spent_from = step
         if math.isnan(before):
             self.reference = rate
             return False
@@ -61,8 +67,6 @@ class LearningRateTracker:
             return None
         return self.current / self.peak
 
-    @property
-    def spent(self) -> bool:
-        """Whether a schedule has all but ended the training."""
-        ratio = self.ratio
-        return ratio is not None and ratio <= _SPENT
+    def spent(self, step: int, steps: float) -> bool:
+        """Whether a schedule has all but ended the training for at least so many steps."""
+        return 0 <= self.spent_from <= step - steps

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
 from stallwatch.detector.core.learning import LossAssessment, LossPoint
@@ -23,6 +23,12 @@ from stallwatch.detector.signals.loss_states import StateMachine
 from stallwatch.detector.signals.loss_words import assessment
 from stallwatch.detector.signals.recent import RecentValues
 
+_BROKEN = 3
+"""One or two values that are not finite are skipped by any loss scaler; so many in a row are no accident."""
+_FAR_BACK = 0.1
+"""A restart that repeats more than this share of the run begins a new curve."""
+_FROM_SCRATCH = 0.05
+"""A restart this near to the beginning starts from scratch."""
 _RESETTING_EVENTS = frozenset({"lr", "learning_rate", "lr_change", "restart"})
 
 
@@ -58,14 +64,18 @@ class LossSignal:
     """Finite points since `origin`."""
     next_look: int = 0
     non_finite_streak: int = 0
-    lowest: float = math.inf
-    """The lowest value so far: says whether the loss can be negative."""
+    latest: LossAssessment | None = None
+    """The latest assessment."""
 
     def update(self, observation: object) -> Iterable[LossAssessment]:
         """Take one observation; return the assessment when a look was due."""
         if isinstance(observation, LossPoint):
-            return self._take(observation.step, observation.loss, observation.weight, observation.learning_rate)
+            return self._take(
+                observation.step, observation.loss, observation.weight, observation.learning_rate
+            )
         if isinstance(observation, StepObservation):
+            if not (observation.samples > 0).any():
+                return ()  # nobody logged a loss at this step
             rates = observation.learning_rates
             return self._take(observation.step, observation.mean_loss(), 1.0, rates[0] if rates else None)
         if isinstance(observation, EvaluationObservation) and math.isfinite(observation.loss):
@@ -74,6 +84,8 @@ class LossSignal:
                 self.evaluations.add(observation.step, observation.loss)
         if isinstance(observation, EventObservation) and observation.kind in _RESETTING_EVENTS:
             self._reopen(observation.step)
+        if isinstance(observation, AttemptObservation):
+            self._restarted(observation.step)
         return ()
 
     def _take(self, step: int, loss: float, weight: float, rate: float | None) -> tuple[LossAssessment, ...]:
@@ -81,13 +93,12 @@ class LossSignal:
             self._reopen(step)
         if not math.isfinite(loss):
             self.non_finite_streak += 1
-            return ()
+            return self._broken(step) if self.non_finite_streak == _BROKEN else ()
         if step < 0 or not weight > 0:
             return ()
         self.non_finite_streak = 0
         if self.origin < 0:
             self.origin = step
-        self.lowest = min(self.lowest, loss)
         if len(self.first_values) < 8:
             self.first_values.append(loss)
         self.history.add(step, self.recent.clip(loss), weight)
@@ -100,14 +111,46 @@ class LossSignal:
             return ()
         previous = self.states.state
         self.states.update(evidence, self.config)
-        return (assessment(self, evidence, previous),)
+        self.latest = assessment(self, evidence, previous)
+        return (self.latest,)
+
+    def _broken(self, step: int) -> tuple[LossAssessment, ...]:
+        """A loss that stays not finite has diverged; what was last known of its level stands."""
+        if self.latest is None:
+            return ()
+        previous = self.states.state
+        self.states.break_off(step)
+        self.latest = replace(
+            self.latest,
+            step=step,
+            state=self.states.state,
+            previous_state=previous,
+            since_step=step,
+            since_step_error=float(_BROKEN),
+            confidence=1.0,
+            reason=f"The loss has not been a finite number for {_BROKEN} steps in a row, up to step {step:,}.",
+        )
+        return (self.latest,)
 
     def _reopen(self, step: int) -> None:
         """The settings changed: what was learned about the future no longer holds."""
-        self.origin = step
+        self.origin = step if self.history.last < 0 else min(step, self.history.last + 1)
         self.points_here = 0
         self.next_look = 0
         self.states.reopen(step)
+
+    def _restarted(self, step: int) -> None:
+        """A new attempt: what it repeats adds to its blocks, unless it goes back so far that a new curve begins."""
+        history = self.history
+        span = history.last - history.first
+        if history.count == 0 or history.last - step <= _FAR_BACK * span:
+            return
+        if step - history.first <= _FROM_SCRATCH * span:
+            self.first_values = []
+        self.history = BlockHistory()
+        self.recent = RecentValues()
+        self.evaluations = EvaluationSeries()
+        self._reopen(step)
 
     def _due(self, step: int) -> bool:
         if self.points_here < self.config.minimum_points or step < self.next_look:

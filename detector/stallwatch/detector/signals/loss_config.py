@@ -23,7 +23,7 @@ class LossConfig:
     """... and at least this share."""
     horizon_share: float = 0.5
     """Horizon over which improvement is judged, in times of the age of the present settings."""
-    false_alarm_rate: float = 0.075
+    false_alarm_rate: float = 0.05
     """Probability at which a material improvement may still be to come when a plateau is called."""
     confirmations: int = 3
     """Looks in a row that must agree on a plateau."""
@@ -31,8 +31,10 @@ class LossConfig:
     """... over at least this share of the age."""
     trend_prior: float = 0.7
     """Prior probability that a curve has not broken off its trend."""
+    stray_share: float = 1.5
+    """How far the loss strays from any fitted course, per unit of log time, as a share of its move over the latest half."""
     drift_share: float = 0.05
-    """How far the loss strays from any fitted course, as a share of itself per unit of log time."""
+    """... plus this share of itself."""
     minimum_points: int = 8
     """Points at the present settings before anything is said."""
     minimum_evaluations: int = 12

@@ -6,14 +6,20 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from stallwatch.detector.core.learning import STOPPED_STATES
+
 if TYPE_CHECKING:
     from stallwatch.detector.signals.loss_config import LossConfig
     from stallwatch.detector.signals.loss_look import Evidence
 
+_DOUBTED = 0.6
+"""Below this probability a plateau is taken back."""
 _SLOW_MULTIPLE = 5.0
 """An expected gain below this many material gains is slow."""
 
-_RISING_SHARE = 0.05
+_LASTING = 0.01
+"""A plateau that lasts gains less than this share of the loss in as much time again."""
+_RISING_SHARE = 0.1
 """A rise must last for this share of the age, which outlives the swings of red noise."""
 
 
@@ -41,25 +47,33 @@ class StateMachine:
     plateau_from: int = -1
     """Step of the first look of the present unbroken row that found a plateau; -1 when there is none."""
     plateau_looks: int = 0
+    falling_looks: int = 0
     rising_from: int = -1
     rising_looks: int = 0
     swing_looks: int = 0
 
     def reopen(self, step: int) -> None:
         """The settings changed."""
-        self.plateau_from, self.plateau_looks = -1, 0
+        self.plateau_from, self.plateau_looks, self.falling_looks = -1, 0, 0
         self.rising_from, self.rising_looks, self.swing_looks = -1, 0, 0
         if self.state != "warming_up":
             self.state, self.since, self.since_error = "improving", step, 0.0
 
+    def break_off(self, step: int) -> None:
+        """The loss is no number any more."""
+        self.reopen(step)
+        self.state, self.since, self.since_error = "diverging", step, 0.0
+
     def update(self, evidence: Evidence, config: LossConfig) -> None:
         """Take one look."""
-        flat = self._flat(evidence, config)
-        if flat:
+        self.falling_looks = self.falling_looks + 1 if self._moving(evidence) else 0
+        if self._flat(evidence, config):
             if self.plateau_from < 0:
                 self.plateau_from = evidence.step
             self.plateau_looks += 1
-        elif evidence.plateau_probability < 0.6 or self._moving(evidence):
+        # One look in twenty sees a fall where there is none: a plateau that was called needs more to be taken back.
+        patience = config.confirmations if self.state == "plateau" else 1
+        if evidence.plateau_probability < _DOUBTED or self.falling_looks >= patience:
             self.plateau_from, self.plateau_looks = -1, 0
         if not evidence.rising:
             self.rising_from, self.rising_looks = -1, 0
@@ -73,10 +87,12 @@ class StateMachine:
             self.state = state
             self.since, self.since_error = _onset(state, evidence)
 
-    def confidence(self, evidence: Evidence, config: LossConfig) -> float:
+    def confidence(self, evidence: Evidence) -> float:
         """Probability that the state is right."""
         if self.state == "plateau":
-            return evidence.plateau_probability
+            # Real plateaus stay flat as often as this says when "flat" means: by less than 1 % in as much time again.
+            lasting = max(evidence.gain, _LASTING * abs(evidence.level))
+            return min(evidence.plateau_probability, evidence.posterior.probability_gain_below(lasting, 1.0))
         if self.state in {"improving", "slow"}:
             return 1 - evidence.plateau_probability
         if self.state == "diverging":
@@ -86,22 +102,30 @@ class StateMachine:
         return 0.5
 
     def _decide(self, evidence: Evidence, config: LossConfig) -> str:
-        _, high = evidence.trend.interval(0.9)
-        surest_gain = -high * evidence.horizon
-        persisted = config.persistence_share * evidence.age
-        if self.rising_looks >= 3 and evidence.step - self.rising_from >= _RISING_SHARE * evidence.age:
+        stopped = self._stopped(evidence, config)
+        if stopped is not None:
+            return stopped
+        probability = evidence.plateau_probability
+        surest_gain = -evidence.trend.interval(0.9)[1] * evidence.horizon
+        if probability < 0.5 and (surest_gain > 0 or probability < 0.1):
+            return "slow" if evidence.expected_gain < _SLOW_MULTIPLE * evidence.gain else "improving"
+        if self.state in STOPPED_STATES and self.plateau_looks == 0:
+            return "slow"
+        return self.state
+
+    def _stopped(self, evidence: Evidence, config: LossConfig) -> str | None:
+        """The state of a run that no longer learns; None while it may."""
+        risen_for = evidence.step - self.rising_from
+        if self.rising_looks >= config.confirmations and risen_for >= _RISING_SHARE * evidence.age:
             return "diverging"
         if self.state == "diverging" and not self._recovered(evidence):
             return "diverging"
-        if self.swing_looks >= 3 and evidence.expected_gain <= evidence.gain:
+        if self.swing_looks >= config.confirmations and evidence.expected_gain <= evidence.gain:
             return "oscillating"
-        if self.plateau_looks >= config.confirmations and evidence.step - self.plateau_from >= persisted:
+        flat_for = evidence.step - self.plateau_from
+        if self.plateau_looks >= config.confirmations and flat_for >= config.persistence_share * evidence.age:
             return "plateau"
-        if evidence.plateau_probability < 0.5 and (surest_gain > 0 or evidence.plateau_probability < 0.1):
-            return "slow" if evidence.expected_gain < _SLOW_MULTIPLE * evidence.gain else "improving"
-        if self.state in {"plateau", "diverging", "oscillating"} and self.plateau_looks == 0:
-            return "slow"
-        return self.state
+        return None
 
     @staticmethod
     def _recovered(evidence: Evidence) -> bool:

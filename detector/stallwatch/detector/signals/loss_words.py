@@ -56,9 +56,7 @@ def reason_of(state: str, since: int, evidence: Evidence, forecast: LossForecast
     if state == "oscillating":
         period = f" every {evidence.swing.period:,.0f} steps" if evidence.swing else " from step to step"
         size = evidence.swing.amplitude if evidence.swing else evidence.noise
-        return (
-            f"The loss swings by {number(size)} around {level}{period} and gets nowhere: {_forecast_words(forecast)}."
-        )
+        return f"The loss swings by {number(size)} around {level}{period} and gets nowhere: {_forecast_words(forecast)}."
     at = f" at {percent(rate)} % of its peak learning rate" if rate is not None and rate < 0.99 else ""
     if state == "plateau":
         return (
@@ -72,7 +70,7 @@ def reason_of(state: str, since: int, evidence: Evidence, forecast: LossForecast
 
 def assessment(signal: LossSignal, evidence: Evidence, previous: str) -> LossAssessment:
     """Put one look into words."""
-    states, config = signal.states, signal.config
+    states = signal.states
     low, high = evidence.trend.interval(0.95)
     swing = evidence.swing
     forecast = forecast_of(signal, evidence)
@@ -82,7 +80,7 @@ def assessment(signal: LossSignal, evidence: Evidence, previous: str) -> LossAss
         step=evidence.step, state=states.state, previous_state=previous, since_step=since, since_step_error=error,
         level=evidence.level, slope_per_step=evidence.trend.slope, slope_low=low, slope_high=high, noise=evidence.noise,
         forecast=forecast, plateau_probability=evidence.plateau_probability,
-        confidence=states.confidence(evidence, config), material_gain=evidence.gain, best=evidence.best,
+        confidence=states.confidence(evidence), material_gain=evidence.gain, best=evidence.best,
         rise=evidence.rise, rise_sigma=evidence.rise_sigma, swing=swing.amplitude if swing else 0.0,
         period_steps=swing.period if swing else 0.0,
         learning_rate=None if math.isnan(signal.rates.current) else signal.rates.current, learning_rate_ratio=ratio,

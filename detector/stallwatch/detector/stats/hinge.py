@@ -18,71 +18,15 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from stallwatch.detector.stats.hinge_models import SMALLEST, TAILS, Curve, Fits, bases, fit_models, log_slopes
 from stallwatch.detector.stats.student import student_cdfs
-from stallwatch.detector.stats.trend import lag_one_correlation, variance_inflation
 
 Floats = NDArray[np.float64]
 
-# (family, parameter, prior weight). Fast-saturating bases say "already converged on its own trend": little prior.
-_BASES: tuple[tuple[str, float, float], ...] = (
-    ("linear", 0.0, 1.0),
-    ("log", 0.0, 1.0),
-    ("power", 0.1, 1.0),
-    ("power", 0.25, 1.0),
-    ("power", 0.5, 1.0),
-    ("power", 0.8, 0.7),
-    ("power", 1.2, 0.4),
-    ("power", 2.0, 0.2),
-    ("exponential", 0.08, 0.05),
-    ("exponential", 0.15, 0.1),
-    ("exponential", 0.3, 0.3),
-    ("exponential", 0.6, 1.0),
-)
-_LOG_BASIS_PRIOR = np.log([row[2] for row in _BASES]) - math.log(sum(row[2] for row in _BASES))
-_POWERS = np.array([row[1] for row in _BASES if row[0] == "power"])
-_SCALES = np.array([row[1] for row in _BASES if row[0] == "exponential"])
-
-# (kind, size, prior weight) of what follows a break: a rate in units of the material gain per horizon, or a share of the
-# old slope in log time.
-_TAILS: tuple[tuple[str, float, float], ...] = (
-    ("flat", 0.0, 0.30),
-    ("rate", 1.5, 0.13),
-    ("rate", 3.0, 0.13),
-    ("rate", 6.0, 0.13),
-    ("share", 0.1, 0.12),
-    ("share", 0.3, 0.12),
-    ("rate", -3.0, 0.04),
-    ("rate", -10.0, 0.03),
-)
 _SHORTEST_TAIL, _LONGEST_TAIL = 0.08, 0.85
 _COARSE_BREAKS, _FINE_BREAKS = 14, 8
-_SMALLEST = 1e-200
 _ONSETS = np.linspace(0.1, 1.0, 64)
 """Times at which a flat part may have begun; nothing before the first is fitted."""
-_MISFIT_FLOOR = 0.1
-"""Residuals below this share of the material gain do not speak for or against any model."""
-
-
-def _bases(time: Floats) -> Floats:
-    """Values of every basis at times relative to now, shape (bases, *time.shape); all decrease."""
-    logarithm = np.log(time)
-    power = np.exp(-_POWERS.reshape(-1, *[1] * time.ndim) * logarithm)
-    exponential = np.exp(-time / _SCALES.reshape(-1, *[1] * time.ndim))
-    return np.concatenate((-time[None], -logarithm[None], power, exponential))
-
-
-def _log_slopes(time: Floats) -> Floats:
-    """Minus the derivative of every basis by the logarithm of time, shape (bases, times)."""
-    values = _bases(time)
-    powers, exponentials = values[2 : 2 + len(_POWERS)], values[2 + len(_POWERS) :]
-    return np.concatenate(
-        (
-            time[None],
-            np.ones_like(time)[None],
-            _POWERS[:, None] * powers,
-            time / _SCALES[:, None] * exponentials,
-        )
-    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +56,7 @@ class HingePosterior:
     def gains(self, horizon: float) -> tuple[Floats, Floats]:
         """Mean and standard error of each model's gain over the next `horizon`, in times of the curve's age."""
         now, then = np.ones(1), np.full(1, 1.0 + horizon)
-        drop = (_bases(now) - _bases(then))[self.basis, 0]
+        drop = (bases(now) - bases(then))[self.basis, 0]
         broken = self.tail >= 0
         mean = np.where(broken, self.rate * math.log1p(horizon), self.amplitude * drop)
         error = np.where(broken, 0.0, np.abs(drop) * self.amplitude_error)
@@ -132,7 +76,10 @@ class HingePosterior:
 
     def gain_interval(self, horizon: float, extra: float = 0.0) -> tuple[float, float]:
         """95 % interval of the gain over the next `horizon`; `extra` is added to every model's standard error."""
-        kept = self.weight > max(1e-3, float(np.partition(self.weight, -24)[-24]) if len(self.weight) > 24 else 0.0) - 1e-12
+        kept = (
+            self.weight
+            > max(1e-3, float(np.partition(self.weight, -24)[-24]) if len(self.weight) > 24 else 0.0) - 1e-12
+        )
         share = self.weight[kept] / self.weight[kept].sum()
         mean, error = (values[kept] for values in self.gains(horizon))
         wide = np.sqrt(error**2 + self.level_error**2 + extra**2)
@@ -161,9 +108,9 @@ class HingePosterior:
         if total <= 0:
             return 1.0, 0.0
         share, basis, tau = self.weight[broken] / total, self.basis[broken], self.tau[broken]
-        at_break = _bases(tau)[basis, np.arange(len(basis))]
-        left = self.amplitude[broken, None] * (_bases(_ONSETS)[basis] - at_break[:, None])
-        first = np.argmax((left <= gain) | (_ONSETS >= tau[:, None]), axis=1)
+        at_break = bases(tau)[basis, np.arange(len(basis))]
+        left = self.amplitude[broken, None] * (bases(_ONSETS)[basis] - at_break[:, None])
+        first = np.argmax((left <= gain) | (tau[:, None] <= _ONSETS), axis=1)
         onset = np.where(first == 0, 0.0, np.minimum(_ONSETS[first], tau))
         order = np.argsort(onset)
         middle = float(onset[order][np.searchsorted(np.cumsum(share[order]), 0.5)])
@@ -178,103 +125,7 @@ class HingePosterior:
         return float(self.weight[self.tail < 0].sum())
 
 
-@dataclass(frozen=True, slots=True)
-class _Fits:
-    """Closed-form fits of every model; arrays of shape (bases, 1 + tails * breaks), the first column unbroken."""
-
-    log_weight: Floats
-    amplitude: Floats
-    spread: Floats
-    """Weighted variance of the design column."""
-    squares: Floats
-    now: Floats
-    """The curve's value now, relative to the mean of the points."""
-    design_now: Floats
-    """The centred design column's value now."""
-    correlation: float
-    effective: float
-
-
-@dataclass(frozen=True, slots=True)
-class _Curve:
-    """The points of one fit: times relative to now, values around their mean, weights summing to 1."""
-
-    time: Floats
-    value: Floats
-    weight: Floats
-    gain: float
-    horizon: float
-    log_trend_prior: float
-    log_break_prior: float
-
-
-def _fit(curve: _Curve, taus: Floats, log_tau_prior: Floats, tails: tuple[tuple[str, float, float], ...]) -> _Fits:
-    """Fit A and B >= 0 of every model by weighted least squares.
-
-    A model's design column is the hinge h = g(min(t, tau)), less size * slope * e for a tail that keeps a share, with
-    e = log(t / tau) after the break; a tail of fixed rate adds rate * e to the target instead. So the inner products of
-    h, e and the values serve all tails, and the sums over points are taken once a (basis, break).
-    """
-    weight, value = curve.weight, curve.value
-    breaks = np.append(taus, 1.0)  # a break now is no break
-    hinge = _bases(np.minimum(curve.time[None, :], breaks[:, None]))
-    beyond = np.log(np.maximum(curve.time[None, :] / breaks[:, None], 1.0))
-    hinge_mean, beyond_mean = hinge @ weight, beyond @ weight
-    hinge -= hinge_mean[..., None]
-    beyond = beyond - beyond_mean[:, None]
-    weighted = hinge * weight
-    hinge_hinge = np.einsum("btm,btm->bt", weighted, hinge)
-    hinge_beyond = np.einsum("btm,tm->bt", weighted, beyond)
-    hinge_value = weighted @ value
-    beyond_beyond = (beyond * beyond) @ weight
-    beyond_value = beyond @ (weight * value)
-    value_value = float(weight @ (value * value))
-    slopes = _log_slopes(breaks)
-    hinge_now = _bases(breaks) - hinge_mean
-    beyond_now = -np.log(breaks) - beyond_mean
-    unit = curve.gain / math.log1p(curve.horizon)
-
-    spread, cross = [hinge_hinge[:, -1:]], [hinge_value[:, -1:]]
-    total, now = [np.full((1, 1), value_value)], [np.zeros((1, 1))]
-    design_now, priors = [hinge_now[:, -1:]], [np.array([curve.log_trend_prior])]
-    cut = slice(0, len(taus))
-    for kind, size, prior in tails:
-        if kind == "share":
-            bend = size * slopes[:, cut]
-            both, alone = bend * hinge_beyond[:, cut], bend * bend * beyond_beyond[cut]
-            spread.append(hinge_hinge[:, cut] - 2 * both + alone)
-            cross.append(hinge_value[:, cut] - bend * beyond_value[cut])
-            total.append(np.full((1, len(taus)), value_value))
-            now.append(np.zeros((1, len(taus))))
-            design_now.append(hinge_now[:, cut] - bend * beyond_now[cut])
-        else:
-            rate = size * unit
-            spread.append(hinge_hinge[:, cut])
-            cross.append(hinge_value[:, cut] + rate * hinge_beyond[:, cut])
-            total.append((value_value + 2 * rate * beyond_value[cut] + rate * rate * beyond_beyond[cut])[None])
-            now.append(-rate * beyond_now[cut][None])
-            design_now.append(hinge_now[:, cut])
-        priors.append(log_tau_prior + curve.log_break_prior + math.log(prior))
-
-    spreads, crosses, now_design = (np.concatenate(parts, axis=1) for parts in (spread, cross, design_now))
-    amplitude = np.maximum(crosses / np.maximum(spreads, _SMALLEST), 0.0)
-    floor = (_MISFIT_FLOOR * curve.gain) ** 2
-    squares = np.maximum(np.concatenate(total, axis=1) - amplitude * crosses, 0.0) + floor
-    basis, column = np.unravel_index(int(np.argmin(squares)), squares.shape)
-    at = -1 if column == 0 else int(column - 1) % len(taus)
-    kind, size, _ = ("flat", 0.0, 1.0) if column == 0 else tails[int(column - 1) // len(taus)]
-    best = float(amplitude[basis, column])
-    residuals = value - best * hinge[basis, at]
-    residuals += beyond[at] * (size * unit if kind != "share" else best * size * float(slopes[basis, at]))
-    correlation = lag_one_correlation(residuals * np.sqrt(weight), 3)
-    effective = max(4.0, 1.0 / float(weight @ weight) / variance_inflation(correlation))
-    log_weight = -0.5 * effective * np.log(squares / squares[basis, column]) + np.concatenate(priors)[None, :]
-    log_weight += _LOG_BASIS_PRIOR[:, None]
-    value_now = np.concatenate(now, axis=1) + amplitude * now_design
-    return _Fits(log_weight, amplitude, spreads, squares, value_now, now_design, correlation, effective)
-
-
-def _refined_breaks(fits: _Fits, tails: Floats) -> tuple[Floats, Floats]:
+def _refined_breaks(fits: Fits, tails: Floats) -> tuple[Floats, Floats]:
     """The coarse breaks and finer ones around the best: an off-grid corner would look like a slow tail."""
     best = int(np.argmin(fits.squares[:, 1:].min(axis=0)))
     spacing = math.log(_LONGEST_TAIL / _SHORTEST_TAIL) / (len(tails) - 1)
@@ -304,18 +155,16 @@ def fit_hinges(
     """
     share = weight / weight.sum()
     mean = float(share @ value)
-    curve = _Curve(
-        time, value - mean, share, gain, horizon, math.log(trend_prior), math.log1p(-trend_prior)
-    )
+    curve = Curve(time, value - mean, share, gain, horizon, math.log(trend_prior), math.log1p(-trend_prior))
     coarse = np.geomspace(_SHORTEST_TAIL, _LONGEST_TAIL, _COARSE_BREAKS)
-    located = _fit(curve, 1.0 - coarse, np.full(len(coarse), -math.log(len(coarse))), _TAILS[:1])
+    located = fit_models(curve, 1.0 - coarse, np.full(len(coarse), -math.log(len(coarse))), TAILS[:1])
     lengths, log_prior = _refined_breaks(located, coarse)
     taus = 1.0 - lengths
-    fits = _fit(curve, taus, log_prior, _TAILS)
+    fits = fit_models(curve, taus, log_prior, TAILS)
     return _posterior(curve, mean, taus, fits)
 
 
-def _posterior(curve: _Curve, mean: float, taus: Floats, fits: _Fits) -> HingePosterior:
+def _posterior(curve: Curve, mean: float, taus: Floats, fits: Fits) -> HingePosterior:
     """Normalise, keep the models that carry weight, and derive what each says about now and later."""
     probability = np.exp(fits.log_weight - fits.log_weight.max())
     probability /= probability.sum()
@@ -329,16 +178,18 @@ def _posterior(curve: _Curve, mean: float, taus: Floats, fits: _Fits) -> HingePo
     amplitude = fits.amplitude[basis, column]
     degrees = max(2.0, fits.effective - 3.0)
     spread, squares = fits.spread[basis, column], fits.squares[basis, column]
-    amplitude_error = np.sqrt(squares / np.maximum(spread * degrees, _SMALLEST))
-    kinds = np.array([row[0] for row in _TAILS] + ["none"])[tail]
-    sizes = np.array([row[1] for row in _TAILS] + [0.0])[tail]
-    old_slope = amplitude * _log_slopes(taus)[basis, at]
+    amplitude_error = np.sqrt(squares / np.maximum(spread * degrees, SMALLEST))
+    kinds = np.array([row[0] for row in TAILS] + ["none"])[tail]
+    sizes = np.array([row[1] for row in TAILS] + [0.0])[tail]
+    old_slope = amplitude * log_slopes(taus)[basis, at]
     unit = curve.gain / math.log1p(curve.horizon)
     rate = np.where(kinds == "rate", sizes * unit, np.where(kinds == "share", sizes * old_slope, 0.0))
     now = mean + fits.now[basis, column]
     level = float(weight @ now)
     # The level now leans on the points after the break, or on those that bend the trend.
-    leverage = np.sqrt(squares / degrees * (1.0 + fits.design_now[basis, column] ** 2 / np.maximum(spread, _SMALLEST)))
+    leverage = np.sqrt(
+        squares / degrees * (1.0 + fits.design_now[basis, column] ** 2 / np.maximum(spread, SMALLEST))
+    )
     level_error = math.sqrt(float(weight @ ((now - level) ** 2 + leverage**2)))
     residual = math.sqrt(float(fits.squares.min()))
     return HingePosterior(

@@ -38,7 +38,9 @@ def find_swing(steps: Floats, values: Floats, smallest: float) -> Swing | None:
     if points < _FEWEST_POINTS:
         return None
     place = np.linspace(-1, 1, points)
-    residual = values - np.polynomial.polynomial.polyval(place, np.polynomial.polynomial.polyfit(place, values, 2))
+    residual = values - np.polynomial.polynomial.polyval(
+        place, np.polynomial.polynomial.polyfit(place, values, 2)
+    )
     power = float(residual @ residual)
     if power <= points * (1e-9 * float(np.max(np.abs(values)))) ** 2 or power < 1e-200:
         return None
