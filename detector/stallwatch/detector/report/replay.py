@@ -86,7 +86,7 @@ class _Analysis:
         attempt, fed = 0, 0
         for block in blocks(points, self.positions.encode(points.step), lambda: self.signal.next_look):
             while evaluations and evaluations[0][0] < block.row:
-                self._check(evaluations.popleft()[1])
+                self._evaluated(evaluations.popleft()[1])
             if block.step < self.reached:
                 attempt += 1
                 self._restart(AttemptObservation(block.step, attempt, 1))
@@ -97,7 +97,14 @@ class _Analysis:
                 progress(fed)
                 fed = 0
         for _, evaluation in evaluations:
-            self._check(evaluation)
+            self._evaluated(evaluation)
+
+    def _evaluated(self, evaluation: EvaluationObservation) -> None:
+        """The loss model takes it as a second opinion, as it does live."""
+        for look in self.signal.update(evaluation):
+            self._assessed(look)
+            self._check(look)
+        self._check(evaluation)
 
     def _point(self, block: Block) -> None:
         """Signals first, then the checks on what they derived, then the checks on the point itself."""

@@ -34,8 +34,6 @@ Floats = NDArray[np.float64]
 _SPARSE = 5
 """From this many steps between points on, a point stands for several optimizer steps."""
 _SWING_BLOCKS = 48
-_RED_LAG = 4
-"""Neighbours so many blocks apart show the slow swings of red noise."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,8 +104,7 @@ def look(signal: LossSignal) -> Evidence | None:
     level = float(np.mean(values[-max(3, len(values) // 12) :]))
     noise = noise_from_differences(values)
     sparse = run_age >= _SPARSE * history.count
-    slow_noise = max(noise, noise_from_differences(values, _RED_LAG))
-    scale = Scale(first, level, slow_noise, history.count, sparse=sparse, positive=bool(values.min() > 0))
+    scale = Scale(first, level, noise, history.count, sparse=sparse, positive=bool(values.min() > 0))
     gain = material_gain(scale, config)
     horizon = config.horizon_share * max(age, 0.5 * run_age)
     if config.total_steps:

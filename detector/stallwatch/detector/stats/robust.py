@@ -17,14 +17,12 @@ def median_and_sigma(values: Floats) -> tuple[float, float]:
     return median, MAD_TO_SIGMA * float(np.median(np.abs(values - median)))
 
 
-def noise_from_differences(values: Floats, lag: int = 1) -> float:
-    """Standard deviation of single points around a smooth curve, from second differences; 0 with too few points.
+def noise_from_differences(values: Floats) -> float:
+    """Standard deviation of single points around a smooth curve, from second differences; 0 with fewer than 5 points.
 
-    Second differences cancel any straight trend and leave sqrt(6) times white noise. Positively correlated noise is
-    underestimated, which is what is wanted where points are compared with their neighbours; a lag of several points sees
-    more of it.
+    Second differences cancel any straight trend and leave sqrt(6) times white noise; positively correlated noise is
+    underestimated, which is what is wanted where single points are compared with their neighbours.
     """
-    if len(values) < 2 * lag + 3:
+    if len(values) < 5:
         return 0.0
-    second = values[2 * lag :] - 2 * values[lag:-lag] + values[: -2 * lag]
-    return MAD_TO_SIGMA * float(np.median(np.abs(second))) / float(np.sqrt(6.0))
+    return MAD_TO_SIGMA * float(np.median(np.abs(np.diff(values, 2)))) / float(np.sqrt(6.0))
