@@ -198,7 +198,11 @@ class Runs:
             await asyncio.sleep(SWEEP_SECONDS)
             for live in tuple(self._live.values()):
                 if live.is_over(self._settings.finished_run_seconds, self._settings.silent_run_seconds):
-                    await self._evict(live)
+                    try:
+                        await self._evict(live)
+                    except Exception:
+                        # One run whose analyzer cannot be ended must not keep all later ones in memory.
+                        log.exception("run %s: eviction failed", live.client.run)
 
     async def _evict(self, live: LiveRun) -> None:
         run = live.client.run
