@@ -149,7 +149,9 @@ class Runs:
                 listener(run, findings)
 
         def polled(result: PollResult) -> None:
-            self._shown[run] = result
+            # A poll that was under way when the run was evicted must not bring it back.
+            if run in self._live:
+                self._shown[run] = result
 
         channel = RunChannel(client, self._statistics, changed, lambda reason: self._lost(run, reason))
         self._live[run] = live = LiveRun(client, channel, first, polled)
