@@ -17,6 +17,7 @@ from stallwatch.detector.core.observations import (
     AttemptObservation,
     EvaluationObservation,
     EventObservation,
+    RunDeclaration,
     StepObservation,
 )
 from stallwatch.detector.core.sampled import SampledObservation
@@ -173,6 +174,29 @@ def liveness_of(stream: str, step: int, index: int, attempt: int) -> LivenessObs
     )
 
 
+def declaration_of(step: int, attempt: int) -> RunDeclaration:
+    """What the ranks of a stream say of themselves."""
+    return RunDeclaration(
+        step=step,
+        attempt=attempt,
+        world_size=RANKS,
+        parallelism=Parallelism.DATA_PARALLEL,
+        backend="gloo",
+        device="cpu",
+        model="GPT",
+        optimizer="SGD",
+        parameters=1000,
+        trainable_parameters=1000,
+        sample_period=10,
+        dataset_size=0,
+        base_learning_rate=0.0,
+        base_batch_size=0.0,
+        local_steps=0,
+        total_steps=0,
+        hosts={rank: f"node{rank // 2}" for rank in range(RANKS)},
+    )
+
+
 @functools.cache
 def observations(stream: str, length: int = 320, seed: int = 3) -> list[object]:
     """A stream of every sort of observation, with what the loss model derives from it."""
@@ -185,7 +209,7 @@ def observations(stream: str, length: int = 320, seed: int = 3) -> list[object]:
         steps = [max(step, 0) for step in steps]
     if stream == "duplicates":
         steps = [step // 2 for step in steps]
-    made: list[object] = []
+    made: list[object] = [declaration_of(steps[0], 0)]
     attempt = 0
     for index, step in enumerate(steps):
         number = step
@@ -194,6 +218,7 @@ def observations(stream: str, length: int = 320, seed: int = 3) -> list[object]:
             if index == 160:
                 attempt = 1
                 made.append(AttemptObservation(number, attempt, RANKS))
+                made.append(declaration_of(number, attempt))
         made.append(step_of(stream, number, index, attempt, rng))
         made.append(liveness_of(stream, number, index, attempt))
         if index % 10 == 0:

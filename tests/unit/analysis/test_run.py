@@ -13,6 +13,7 @@ from stallwatch.detector.analysis import AnalysisConfig, RunAnalysis
 from stallwatch.detector.analysis.align import AlignConfig
 from stallwatch.detector.checks import CheckConfigs
 from stallwatch.detector.core.inputs import Dropped, EvaluationPoint, Event, RankBatch
+from stallwatch.detector.core.observations import AttemptObservation, RunDeclaration, StepObservation
 from stallwatch.detector.engine.snapshot import encode
 from support.simulation import START, Job, attach, finish, kinds, one, play, restarted
 
@@ -458,3 +459,56 @@ def test_out_of_order_steps_of_one_rank_are_sorted():
     loss = analysis.series("loss", 0, 59, 60)
     assert [point.step for point in loss] == list(range(60))
     assert np.isfinite([point.value for point in loss]).all()
+
+
+class Listener:
+    """A check that keeps what it is told and says nothing."""
+
+    kind = "straggler"
+    consumes = (RunDeclaration, AttemptObservation, StepObservation)
+
+    def __init__(self):
+        self.heard = []
+
+    def update(self, observation):
+        """Keep it."""
+        self.heard.append(observation)
+
+
+def test_checks_are_told_what_the_ranks_declare_before_the_first_step_of_an_attempt():
+    """Once an attempt, after its announcement and before its first step, with the hosts of all ranks."""
+    analysis, listener = RunAnalysis("job"), Listener()
+    analysis.pipeline.checks["straggler"] = listener
+    job = Job(ranks=12, steps=20, total_steps=500)
+    play(analysis, job)
+    play(analysis, restarted(job, first_step=20), START + 100)
+    assert [type(each) for each in listener.heard[:2]] == [RunDeclaration, StepObservation]
+    told_of = [index for index, each in enumerate(listener.heard) if isinstance(each, RunDeclaration)]
+    assert len(told_of) == 2
+    first, second = (listener.heard[index] for index in told_of)
+    assert (first.step, first.attempt, first.world_size, first.total_steps) == (0, 0, 12, 500)
+    assert first.hosts == {rank: f"node{rank // 8}" for rank in range(12)}
+    assert (second.step, second.attempt) == (20, 1)
+    assert isinstance(listener.heard[told_of[1] - 1], AttemptObservation)
+    assert isinstance(listener.heard[told_of[1] + 1], StepObservation)
+
+
+def test_a_declaration_that_changes_is_told_again_and_one_that_does_not_is_not():
+    """A stream that is opened again says the same; a replaced process on another host does not."""
+    analysis, listener = RunAnalysis("job"), Listener()
+    analysis.pipeline.checks["straggler"] = listener
+    job = Job(steps=40)
+    now = play(analysis, job)
+    attach(analysis, job, now)
+    play(analysis, replace(job, first_step=40), now, hello=False)
+    assert sum(isinstance(each, RunDeclaration) for each in listener.heard) == 1
+    moved = replace(job.hello(3), hostname="spare", incarnation=job.incarnation + 50)
+    analysis.hello(now, moved)
+    later = replace(job, first_step=80, sequence={})
+    for rank in range(4):
+        (_, _, batch), *_ = [each for each in later.batches() if each[1] == rank]
+        incarnation = moved.incarnation if rank == 3 else job.incarnation + rank
+        analysis.batch(now, rank, incarnation, replace(batch, sequence=1000))
+    told_last = [each for each in listener.heard if isinstance(each, RunDeclaration)][-1]
+    assert told_last.step == 80
+    assert told_last.hosts[3] == "spare"

@@ -14,6 +14,7 @@ from stallwatch.detector.analysis import view as views
 from stallwatch.detector.analysis.align import Aligner
 from stallwatch.detector.analysis.attempts import Place
 from stallwatch.detector.analysis.config import AnalysisConfig
+from stallwatch.detector.analysis.declaration import new_declaration
 from stallwatch.detector.analysis.pipeline import Pipeline
 from stallwatch.detector.analysis.ranks import RankTable
 from stallwatch.detector.analysis.series import SeriesPoint
@@ -229,6 +230,7 @@ class RunAnalysis:
             state.aligner.resize(world)
         state.ranks.grow(state.aligner.world_size)
         state.aligner.resume(hello.rank)
+        state.undeclared = True
         if state.hello is None or hello.rank <= state.hello.rank:
             state.hello = hello
             state.aligner.blocks = hello.blocks
@@ -246,7 +248,7 @@ class RunAnalysis:
         state.attempt.begin(hello, state.ranks.incarnation)
         state.ranks = RankTable()
         state.aligner = Aligner(attempt=state.attempt.number, announced=False, started_at=now)
-        state.hello = None
+        state.hello = state.declared = None
         state.hung = state.lost = False
 
     def _make_room(self, now: float, highest: int) -> None:
@@ -266,6 +268,8 @@ class RunAnalysis:
         """One observation: remember what the read models need, then ask signals and checks."""
         state = self.state
         if isinstance(observation, StepObservation):
+            if state.undeclared and (declaration := new_declaration(state, observation.step)) is not None:
+                self._see(now, declaration)
             accounting.remember_step(state, now, observation)
         elif isinstance(observation, EvaluationObservation):
             state.evaluation_loss = observation.loss

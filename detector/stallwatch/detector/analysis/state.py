@@ -16,6 +16,7 @@ from stallwatch.detector.analysis.ranks import RankTable, SequenceLedger
 from stallwatch.detector.analysis.series import SeriesBook
 from stallwatch.detector.core.inputs import RankHello
 from stallwatch.detector.core.learning import LossAssessment
+from stallwatch.detector.core.observations import RunDeclaration
 from stallwatch.detector.core.views import STEP_PHASES, STEP_SECONDS_BUCKETS
 
 
@@ -35,6 +36,10 @@ class RunState:
     """When a rank last said anything."""
     hello: RankHello | None = None
     """Of the lowest rank of the current attempt: what the run is."""
+    declared: RunDeclaration | None = None
+    """What checks were last told of the current attempt's processes."""
+    undeclared: bool = True
+    """Whether a process has introduced itself since."""
     attempt: Attempt = field(default_factory=Attempt)
     ranks: RankTable = field(default_factory=RankTable)
     ledger: SequenceLedger = field(default_factory=SequenceLedger)

@@ -19,6 +19,14 @@ Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
 
 
+def _no_integers() -> Integers:
+    return np.zeros(0, np.int64)
+
+
+def _no_floats() -> Floats:
+    return np.zeros(0)
+
+
 @dataclass(frozen=True, slots=True)
 class StepObservation:
     """One optimizer step of the whole run, all reporting ranks aligned."""
@@ -57,6 +65,18 @@ class StepObservation:
     """Whether replicas are meant to be averaged every step (DDP), as opposed to sharded, local or single."""
     parallelism: Parallelism = Parallelism.UNSPECIFIED
     """How the replicas relate, where the agents know."""
+    optimizer_steps: Integers = field(default_factory=_no_integers)
+    """Calls of optimizer.step behind this record: 1 as a rule. This and what follows: empty when no rank reports it."""
+    produced_fingerprint: Integers = field(default_factory=_no_integers)
+    """Like `gradient_fingerprint`, of the gradient as the last backward left it; -1 when none was taken."""
+    gradient_lag: Integers = field(default_factory=_no_integers)
+    """Age in steps of the gradient that the optimizer saw: 0 fresh, -1 unknown, -2 edited beyond a factor."""
+    gradient_scale: Floats = field(default_factory=_no_floats)
+    """Factor of the gradient that the optimizer saw to the one that the backward left; NaN when unknown."""
+    input_fingerprint: Integers = field(default_factory=_no_integers)
+    """Checksum of this rank's inputs; -1 when unknown."""
+    learning_rate_sums: Floats = field(default_factory=_no_floats)
+    """Sum over parameter groups of each rank's learning rates; NaN when unknown."""
 
     def mean_loss(self) -> float:
         """The sample-weighted loss over all reporting ranks; NaN when no rank logged one."""
@@ -96,3 +116,40 @@ class AttemptObservation:
     step: int
     attempt: int
     world_size: int
+
+
+@dataclass(frozen=True, slots=True)
+class RunDeclaration:
+    """What the ranks said of themselves when they attached.
+
+    Comes before the first step of an attempt, and again before the next step once any of it has changed. Numbers are of the lowest rank that has attached; 0 and empty text stand for what was not declared.
+    """
+
+    step: int
+    """The step that it comes before."""
+    attempt: int
+    world_size: int
+    parallelism: Parallelism
+    backend: str
+    """Of torch.distributed."""
+    device: str
+    model: str
+    optimizer: str
+    """Class names, for words: `GPT`, `AdamW`."""
+    parameters: int
+    trainable_parameters: int
+    sample_period: int
+    """Sampled records are taken at steps that are a multiple of this; it may change while the job runs."""
+    dataset_size: int
+    """Samples."""
+    base_learning_rate: float
+    base_batch_size: float
+    """Samples of the effective batch that `base_learning_rate` was chosen for."""
+    local_steps: int
+    """Steps between synchronisations, where replicas differ on purpose."""
+    total_steps: int
+    """Optimizer steps that the run is meant to take."""
+    accumulation_steps: int = 0
+    """Micro-batches an optimizer step."""
+    hosts: Mapping[int, str] = field(default_factory=dict)
+    """Host name of each rank that has attached."""
