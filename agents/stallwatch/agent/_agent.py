@@ -320,6 +320,7 @@ class Core:
             blocks=self._block_names,
             local_steps=settings.local_steps,
             total_steps=settings.total_steps,
+            accumulation_steps=settings.accumulation_steps,
         )
 
     def heartbeat(self) -> wire.Heartbeat:

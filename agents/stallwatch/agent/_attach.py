@@ -36,6 +36,7 @@ def attach(
     start_step: int | None = None,
     total_steps: int | None = None,
     local_steps: int | None = None,
+    accumulation_steps: int | None = None,
     **probes: bool,
 ) -> Agent:
     """Begins to watch a model, and returns the agent that does.
@@ -59,6 +60,7 @@ def attach(
         start_step: Optimizer steps done before; by default what the optimizer's restored state says, else 0.
         total_steps: Optimizer steps of the whole run, where known.
         local_steps: Optimizer steps between synchronisations, for LocalSGD, DiLoCo and the like.
+        accumulation_steps: Micro-batches an optimizer step, where gradients are accumulated.
         **probes: Readings to turn off, by name: see `Probes`.
 
     Raises:
@@ -79,6 +81,7 @@ def attach(
         start_step=start_step,
         total_steps=total_steps,
         local_steps=local_steps,
+        accumulation_steps=accumulation_steps,
         probes=probes,
     )
     from stallwatch.agent._agent import Agent, Core

@@ -8,6 +8,8 @@ from collections import deque
 from typing import TypeVar
 
 from stallwatch.agent._buffer import BatchBuffer, DropCounter
+from stallwatch.agent._lag import LagTracker, vector
+from stallwatch.agent._probe.anchor import ELEMENTS
 from stallwatch.agent._probe.device import device_seconds
 from stallwatch.agent._records import Contents, StepRecord, build_batch
 from stallwatch.v1 import telemetry_pb2 as wire
@@ -30,6 +32,7 @@ class Collector:
         self._records: deque[StepRecord] = deque()
         self._evaluations: deque[wire.EvaluationPoint] = deque(maxlen=_MAX_WAITING_OTHERS)
         self._events: deque[wire.Event] = deque(maxlen=_MAX_WAITING_OTHERS)
+        self._lags = LagTracker()
         self.max_batch_steps = MAX_BATCH_STEPS
 
     def add_record(self, record: StepRecord) -> None:
@@ -99,8 +102,19 @@ class Collector:
             self._records.popleft()
             if record.clock is not None:
                 _use_device_times(record)
+            self._date_gradient(record)
             records.append(record)
         return records
+
+    def _date_gradient(self, record: StepRecord) -> None:
+        """Compares the anchors of the step with those of the steps before it."""
+        anchor, record.anchor = record.anchor, None
+        record.gradient_lag, record.gradient_scale = self._lags.take(anchor)
+        if record.sampled is not None and anchor is not None:
+            produced = vector(anchor.produced, anchor.dtype)
+            record.sampled.gradient_scale = record.gradient_scale
+            record.sampled.local_anchors = self._lags.local_anchors()
+            record.sampled.produced_anchor = produced or (math.nan,) * ELEMENTS
 
 
 def _use_device_times(record: StepRecord) -> None:

@@ -41,6 +41,11 @@ class Probes:
     """Norm of what a step changed, for which sampled steps keep a copy of at most 16 M parameter elements."""
     gradient_fingerprint: bool = True
     """A fingerprint of three small slices of the gradient at every step."""
+    gradient_anchor: bool = True
+    """Four elements of one gradient, read before and after averaging and at the optimizer, at every step: dates stale
+    gradients and sees clipping and loss scales."""
+    inputs: bool = True
+    """A checksum of a few bytes of the model's inputs at every step: sees ranks and epochs that get the same samples."""
     stacks: bool = True
     """The training thread's Python stack in heartbeats when a phase lasts suspiciously long."""
 
@@ -66,6 +71,7 @@ class Settings:
     start_step: int | None
     total_steps: int
     local_steps: int
+    accumulation_steps: int
     probes: Probes
 
 
@@ -96,6 +102,7 @@ def resolve(
     start_step: int | None = None,
     total_steps: int | None = None,
     local_steps: int | None = None,
+    accumulation_steps: int | None = None,
     probes: Mapping[str, bool] | None = None,
 ) -> Settings:
     """Returns the settings, or raises a `ConfigurationError` that names the one at fault."""
@@ -129,6 +136,7 @@ def resolve(
         start_step=_count("start_step", start_step),
         total_steps=_count("total_steps", total_steps) or 0,
         local_steps=_count("local_steps", local_steps) or 0,
+        accumulation_steps=_count("accumulation_steps", accumulation_steps) or 0,
         probes=_probes(probes or {}),
     )
 

@@ -7,11 +7,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from stallwatch.agent._probe.inputs import checksum
 from stallwatch.v1 import telemetry_pb2 as wire
 
 if TYPE_CHECKING:
     import torch
 
+    from stallwatch.agent._probe.anchor import AnchorReadings
     from stallwatch.agent._probe.sampled import SampledReadings
 
 NAN = math.nan
@@ -47,6 +49,12 @@ class StepRecord:
     collectives: int
     gradient_fingerprint: int | torch.Tensor
     optimizer_steps: int
+    produced_fingerprint: int | torch.Tensor = -1
+    anchor: AnchorReadings | None = None
+    inputs: list[bytes | torch.Tensor] = field(default_factory=list)
+    gradient_lag: int = -1
+    """Age of the applied gradient in steps, and its factor to the produced one: made of `anchor` off the training thread."""
+    gradient_scale: float = NAN
     sampled: SampledReadings | None = None
     arrived: Any = None
     """CUDA event after the last asynchronous copy of this record; None when nothing is awaited."""
@@ -113,6 +121,10 @@ def _columns(records: Sequence[StepRecord]) -> wire.StepBatch:
         collectives=[each.collectives for each in records],
         gradient_fingerprint=[fingerprint_value(each.gradient_fingerprint) for each in records],
         optimizer_steps=[each.optimizer_steps for each in records],
+        produced_fingerprint=[fingerprint_value(each.produced_fingerprint) for each in records],
+        gradient_lag=[each.gradient_lag for each in records],
+        gradient_scale=[each.gradient_scale for each in records],
+        input_fingerprint=[checksum(each.inputs) for each in records],
     )
 
 

@@ -273,6 +273,7 @@ class Hello(_message.Message):
     BLOCKS_FIELD_NUMBER: _builtins.int
     LOCAL_STEPS_FIELD_NUMBER: _builtins.int
     TOTAL_STEPS_FIELD_NUMBER: _builtins.int
+    ACCUMULATION_STEPS_FIELD_NUMBER: _builtins.int
     run: _builtins.str
     """Run name: 1 to 128 of letters, digits, '.', '_', '-', '/' and ':', starting with a letter or digit."""
     group: _builtins.str
@@ -322,6 +323,8 @@ class Hello(_message.Message):
     """Declared optimizer steps between synchronisations with PARALLELISM_LOCAL; 0 otherwise."""
     total_steps: _builtins.int
     """Declared total optimizer steps of the run; 0 when not known."""
+    accumulation_steps: _builtins.int
+    """Declared micro-batches an optimizer step; 0 when not declared."""
     @_builtins.property
     def blocks(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Names of the blocks that fingerprints and layer statistics are indexed by, in order; at most 512."""
@@ -361,10 +364,11 @@ class Hello(_message.Message):
         blocks: _abc.Iterable[_builtins.str] | None = ...,
         local_steps: _builtins.int = ...,
         total_steps: _builtins.int = ...,
+        accumulation_steps: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_version", b"agent_version", "backend", b"backend", "base_batch_size", b"base_batch_size", "base_learning_rate", b"base_learning_rate", "blocks", b"blocks", "dataset_size", b"dataset_size", "device", b"device", "first_step", b"first_step", "group", b"group", "hostname", b"hostname", "incarnation", b"incarnation", "launch_id", b"launch_id", "local_rank", b"local_rank", "local_steps", b"local_steps", "local_world_size", b"local_world_size", "model", b"model", "node_rank", b"node_rank", "optimizer", b"optimizer", "parallelism", b"parallelism", "parameters", b"parameters", "pid", b"pid", "protocol_major", b"protocol_major", "protocol_minor", b"protocol_minor", "python_version", b"python_version", "rank", b"rank", "restart_count", b"restart_count", "run", b"run", "sample_period", b"sample_period", "torch_version", b"torch_version", "total_steps", b"total_steps", "trainable_parameters", b"trainable_parameters", "world_size", b"world_size"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accumulation_steps", b"accumulation_steps", "agent_version", b"agent_version", "backend", b"backend", "base_batch_size", b"base_batch_size", "base_learning_rate", b"base_learning_rate", "blocks", b"blocks", "dataset_size", b"dataset_size", "device", b"device", "first_step", b"first_step", "group", b"group", "hostname", b"hostname", "incarnation", b"incarnation", "launch_id", b"launch_id", "local_rank", b"local_rank", "local_steps", b"local_steps", "local_world_size", b"local_world_size", "model", b"model", "node_rank", b"node_rank", "optimizer", b"optimizer", "parallelism", b"parallelism", "parameters", b"parameters", "pid", b"pid", "protocol_major", b"protocol_major", "protocol_minor", b"protocol_minor", "python_version", b"python_version", "rank", b"rank", "restart_count", b"restart_count", "run", b"run", "sample_period", b"sample_period", "torch_version", b"torch_version", "total_steps", b"total_steps", "trainable_parameters", b"trainable_parameters", "world_size", b"world_size"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -484,6 +488,10 @@ class StepBatch(_message.Message):
     COLLECTIVES_FIELD_NUMBER: _builtins.int
     GRADIENT_FINGERPRINT_FIELD_NUMBER: _builtins.int
     OPTIMIZER_STEPS_FIELD_NUMBER: _builtins.int
+    PRODUCED_FINGERPRINT_FIELD_NUMBER: _builtins.int
+    GRADIENT_LAG_FIELD_NUMBER: _builtins.int
+    GRADIENT_SCALE_FIELD_NUMBER: _builtins.int
+    INPUT_FINGERPRINT_FIELD_NUMBER: _builtins.int
     learning_rate_groups: _builtins.int
     @_builtins.property
     def step(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
@@ -543,6 +551,30 @@ class StepBatch(_message.Message):
     def optimizer_steps(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """Calls of optimizer.step since the record before: 1 as a rule."""
 
+    @_builtins.property
+    def produced_fingerprint(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Like `gradient_fingerprint`, of the same slices as the last backward left them: before clipping, unscaling and whatever
+        else is done to gradients before the optimizer sees them. -1 when none was taken.
+        """
+
+    @_builtins.property
+    def gradient_lag(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """How old the gradient is that the optimizer saw, in optimizer steps: 0 is that of this step's backward; k that of k steps
+        before, bit for bit but for a common factor; -1 unknown; -2 neither (edited in between).
+        """
+
+    @_builtins.property
+    def gradient_scale(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """The factor between the gradient that the backward left and the one that the optimizer saw: below 1 by clipping, one over
+        the loss scale after unscaling. NaN when unknown.
+        """
+
+    @_builtins.property
+    def input_fingerprint(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Checksum of a few bytes of the inputs of the model's forward passes since the optimizer step before; the same bytes give
+        the same number on every rank. -1 when unknown.
+        """
+
     def __init__(
         self,
         *,
@@ -562,10 +594,14 @@ class StepBatch(_message.Message):
         collectives: _abc.Iterable[_builtins.int] | None = ...,
         gradient_fingerprint: _abc.Iterable[_builtins.int] | None = ...,
         optimizer_steps: _abc.Iterable[_builtins.int] | None = ...,
+        produced_fingerprint: _abc.Iterable[_builtins.int] | None = ...,
+        gradient_lag: _abc.Iterable[_builtins.int] | None = ...,
+        gradient_scale: _abc.Iterable[_builtins.float] | None = ...,
+        input_fingerprint: _abc.Iterable[_builtins.int] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["backward_seconds", b"backward_seconds", "collectives", b"collectives", "ddp_iteration", b"ddp_iteration", "forward_seconds", b"forward_seconds", "gradient_fingerprint", b"gradient_fingerprint", "input_seconds", b"input_seconds", "learning_rate", b"learning_rate", "learning_rate_groups", b"learning_rate_groups", "loss_sum", b"loss_sum", "micro_batches", b"micro_batches", "optimizer_seconds", b"optimizer_seconds", "optimizer_steps", b"optimizer_steps", "samples", b"samples", "step", b"step", "step_seconds", b"step_seconds", "sync_seconds", b"sync_seconds"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["backward_seconds", b"backward_seconds", "collectives", b"collectives", "ddp_iteration", b"ddp_iteration", "forward_seconds", b"forward_seconds", "gradient_fingerprint", b"gradient_fingerprint", "gradient_lag", b"gradient_lag", "gradient_scale", b"gradient_scale", "input_fingerprint", b"input_fingerprint", "input_seconds", b"input_seconds", "learning_rate", b"learning_rate", "learning_rate_groups", b"learning_rate_groups", "loss_sum", b"loss_sum", "micro_batches", b"micro_batches", "optimizer_seconds", b"optimizer_seconds", "optimizer_steps", b"optimizer_steps", "produced_fingerprint", b"produced_fingerprint", "samples", b"samples", "step", b"step", "step_seconds", b"step_seconds", "sync_seconds", b"sync_seconds"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -588,6 +624,15 @@ class SampledRecord(_message.Message):
     NON_FINITE_BLOCKS_FIELD_NUMBER: _builtins.int
     OPTIMIZER_STATE_STEP_FIELD_NUMBER: _builtins.int
     SAMPLES_FIELD_NUMBER: _builtins.int
+    CARRIED_GRADIENT_SQUARE_FIELD_NUMBER: _builtins.int
+    PRODUCED_GRADIENT_SQUARE_FIELD_NUMBER: _builtins.int
+    ANCHOR_ELEMENTS_FIELD_NUMBER: _builtins.int
+    LOCAL_ANCHORS_FIELD_NUMBER: _builtins.int
+    PRODUCED_ANCHOR_FIELD_NUMBER: _builtins.int
+    GRADIENT_SQUARES_FIELD_NUMBER: _builtins.int
+    PARAMETER_SQUARES_FIELD_NUMBER: _builtins.int
+    UPDATE_SQUARES_FIELD_NUMBER: _builtins.int
+    UNCHANGED_SHARE_FIELD_NUMBER: _builtins.int
     step: _builtins.int
     local_gradient_square: _builtins.float
     """Squared L2 norms over all trainable parameters. Local: this rank's gradient before it was averaged, summed over
@@ -603,6 +648,17 @@ class SampledRecord(_message.Message):
     """Steps of one parameter's optimizer state ("step" of Adam); -1 when the optimizer keeps none."""
     samples: _builtins.float
     """Samples behind this rank's gradient; for the gradient noise scale."""
+    carried_gradient_square: _builtins.float
+    """Squared norm of what was in the gradients before the first backward of the step: 0 when they had been cleared."""
+    produced_gradient_square: _builtins.float
+    """Squared norm of the reduced gradient as the backward left it: before clipping and unscaling. NaN when unknown."""
+    anchor_elements: _builtins.int
+    """A small slice of one gradient, the same on all ranks (the anchor). Local: as this rank computed it, before it was
+    averaged, of this step and of the steps before it, newest first, `anchor_elements` values each; NaN where not known.
+    Produced: of this step, as the last backward left it.
+    """
+    unchanged_share: _builtins.float
+    """Share of the parameter elements that optimizer.step left exactly as they were; NaN when not taken."""
     @_builtins.property
     def gradient_fingerprints(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """Bit-exact fingerprints, one a block of `Hello.blocks`: the reduced gradients before optimizer.step, the parameters after
@@ -615,6 +671,20 @@ class SampledRecord(_message.Message):
     def non_finite_blocks(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """Indices of the blocks whose gradient held a NaN or an infinity."""
 
+    @_builtins.property
+    def local_anchors(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]: ...
+    @_builtins.property
+    def produced_anchor(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]: ...
+    @_builtins.property
+    def gradient_squares(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """Squared L2 norms of each block of `Hello.blocks`: of the gradient the optimizer saw, of the parameters after the step, of
+        the change. NaN for blocks without any; empty when not taken.
+        """
+
+    @_builtins.property
+    def parameter_squares(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]: ...
+    @_builtins.property
+    def update_squares(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]: ...
     def __init__(
         self,
         *,
@@ -629,10 +699,19 @@ class SampledRecord(_message.Message):
         non_finite_blocks: _abc.Iterable[_builtins.int] | None = ...,
         optimizer_state_step: _builtins.int = ...,
         samples: _builtins.float = ...,
+        carried_gradient_square: _builtins.float = ...,
+        produced_gradient_square: _builtins.float = ...,
+        anchor_elements: _builtins.int = ...,
+        local_anchors: _abc.Iterable[_builtins.float] | None = ...,
+        produced_anchor: _abc.Iterable[_builtins.float] | None = ...,
+        gradient_squares: _abc.Iterable[_builtins.float] | None = ...,
+        parameter_squares: _abc.Iterable[_builtins.float] | None = ...,
+        update_squares: _abc.Iterable[_builtins.float] | None = ...,
+        unchanged_share: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["buffer_fingerprint", b"buffer_fingerprint", "gradient_fingerprints", b"gradient_fingerprints", "local_gradient_square", b"local_gradient_square", "non_finite_blocks", b"non_finite_blocks", "optimizer_state_step", b"optimizer_state_step", "parameter_fingerprints", b"parameter_fingerprints", "parameter_square", b"parameter_square", "reduced_gradient_square", b"reduced_gradient_square", "samples", b"samples", "step", b"step", "update_square", b"update_square"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["anchor_elements", b"anchor_elements", "buffer_fingerprint", b"buffer_fingerprint", "carried_gradient_square", b"carried_gradient_square", "gradient_fingerprints", b"gradient_fingerprints", "gradient_squares", b"gradient_squares", "local_anchors", b"local_anchors", "local_gradient_square", b"local_gradient_square", "non_finite_blocks", b"non_finite_blocks", "optimizer_state_step", b"optimizer_state_step", "parameter_fingerprints", b"parameter_fingerprints", "parameter_square", b"parameter_square", "parameter_squares", b"parameter_squares", "produced_anchor", b"produced_anchor", "produced_gradient_square", b"produced_gradient_square", "reduced_gradient_square", b"reduced_gradient_square", "samples", b"samples", "step", b"step", "unchanged_share", b"unchanged_share", "update_square", b"update_square", "update_squares", b"update_squares"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

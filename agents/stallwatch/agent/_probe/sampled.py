@@ -8,6 +8,7 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 from stallwatch.agent._fingerprint import fingerprint, flat, local_part
+from stallwatch.agent._probe.anchor import ELEMENTS
 from stallwatch.v1 import telemetry_pb2 as wire
 
 if TYPE_CHECKING:
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
     Tensor = torch.Tensor
 
+NAN = math.nan
 _MASK = (1 << 64) - 1
 _COPIED_ELEMENTS = 1 << 24
 """Parameter elements kept over optimizer.step to see the update; of larger models, every n-th element is."""
@@ -41,13 +43,22 @@ class SampledReadings:
         self.parameter_bits: Tensor | None = None
         self.buffer_bits: Tensor | None = None
         self.optimizer_state_step: float | Tensor = -1
+        self.carried: Tensor | None = None
+        self.unchanged: Tensor | None = None
+        self.elements = 0
+        self.trainable_indices: list[int] = []
+        self.gradient_scale = math.nan
+        """Of the applied gradient to the produced one; set off the training thread, like the anchors."""
+        self.local_anchors: Sequence[float] = ()
+        self.produced_anchor: Sequence[float] = ()
 
     def message(self, record: StepRecord) -> wire.SampledRecord:
         """The record to send."""
+        reduced = _square(self.reduced)
         return wire.SampledRecord(
             step=record.step,
             local_gradient_square=_square(self.local),
-            reduced_gradient_square=_square(self.reduced),
+            reduced_gradient_square=reduced,
             update_square=_square(self.update) * self.update_scale,
             parameter_square=_square(self.parameter),
             gradient_fingerprints=self._by_block(self.gradient_bits, self.reduced_indices),
@@ -56,7 +67,30 @@ class SampledReadings:
             non_finite_blocks=self._non_finite(),
             optimizer_state_step=int(self.optimizer_state_step),
             samples=record.losses.samples,
+            carried_gradient_square=0.0 if self.carried is None else _square(self.carried),
+            produced_gradient_square=reduced / self.gradient_scale**2,
+            anchor_elements=ELEMENTS if self.local_anchors else 0,
+            local_anchors=self.local_anchors,
+            produced_anchor=self.produced_anchor,
+            gradient_squares=self._squares_by_block(self.reduced, self.reduced_indices),
+            parameter_squares=self._squares_by_block(self.parameter, self.trainable_indices),
+            update_squares=self._squares_by_block(self.update, self.trainable_indices, self.update_scale),
+            unchanged_share=int(self.unchanged) / max(self.elements, 1)
+            if self.unchanged is not None
+            else NAN,
         )
+
+    def _squares_by_block(
+        self, norms: Tensor | None, indices: Sequence[int], scale: float = 1.0
+    ) -> list[float]:
+        if norms is None:
+            return []
+        squares = [NAN] * self.block_count
+        for index, norm in zip(indices, norms.double().tolist(), strict=True):
+            block = self.blocks[index]
+            before = squares[block]
+            squares[block] = scale * norm * norm + (0.0 if math.isnan(before) else before)
+        return squares
 
     def _by_block(self, bits: Tensor | None, indices: Sequence[int]) -> list[int]:
         if bits is None:
@@ -93,6 +127,7 @@ class SampledPass:
         self._failed = failed
         self._handles: list[Any] = []
         self._local: dict[int, Tensor] = {}
+        self._carried: dict[int, Tensor] = {}
         self._copies: list[Tensor] = []
         self._stride = 1
         self.hook_seconds = 0.0
@@ -114,6 +149,7 @@ class SampledPass:
             handle.remove()
         self._handles.clear()
         self._local.clear()
+        self._carried.clear()
 
     def _local_hook(self, index: int, parameter: Tensor) -> Callable[[Tensor], None]:
         import torch
@@ -124,6 +160,10 @@ class SampledPass:
                 with torch.no_grad():
                     # Under no_sync, what came before is there already and this is only the last micro-batch's share.
                     before = parameter.grad
+                    if index not in self._local and before is not None:
+                        self._carried[index] = torch.linalg.vector_norm(
+                            local_part(before), dtype=_norm_dtype(before)
+                        )
                     total = gradient if before is None else local_part(gradient) + local_part(before)
                     self._local[index] = torch.linalg.vector_norm(local_part(total), dtype=_norm_dtype(total))
             except Exception as error:
@@ -140,6 +180,8 @@ class SampledPass:
         with torch.no_grad():
             if self._local and local_valid:
                 readings.local = self._fetch(_gather(list(self._local.values())))
+            if self._carried:
+                readings.carried = self._fetch(_gather(list(self._carried.values())))
             self.disarm()
             gradients = []
             for index, (_, parameter) in enumerate(self._model.parameters):
@@ -170,11 +212,19 @@ class SampledPass:
 
         with torch.no_grad():
             trainable = [local_part(each) for each in self._model.trainable]
+            readings.trainable_indices = [
+                index for index, (_, each) in enumerate(self._model.parameters) if each.requires_grad
+            ]
             copies, self._copies = self._copies, []
             if len(copies) == len(trainable):
                 torch._foreach_sub_(copies, [self._thin(each) for each in trainable])
                 readings.update = self._fetch(_gather(_norms(copies)))
                 readings.update_scale = float(self._stride)
+                if any(_norm_dtype(each) is not None for each in trainable):
+                    # In half precision, updates below half a unit in the last place are lost one by one.
+                    readings.elements = sum(each.numel() for each in copies)
+                    changed = _gather([torch.count_nonzero(each) for each in copies]).sum()
+                    readings.unchanged = self._fetch(readings.elements - changed)
             readings.parameter = self._fetch(_gather(_norms(trainable)))
             if self._probes.fingerprints:
                 everything = [fingerprint(each) for _, each in self._model.parameters]

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from time import perf_counter, process_time
 from typing import TYPE_CHECKING, Any
 
 from stallwatch.agent._fingerprint import GradientSentinel
+from stallwatch.agent._probe.anchor import GradientAnchor
 from stallwatch.agent._probe.hooks import Guard, Hook
+from stallwatch.agent._probe.inputs import InputProbe
 from stallwatch.agent._probe.model import collective_counter
 from stallwatch.agent._probe.sampled import SampledPass, SampledReadings
 from stallwatch.agent._records import NAN, Losses, StepRecord
@@ -56,6 +58,10 @@ class StepProbe:
         self._collectives = collective_counter(model)
         self._sampled_pass = SampledPass(model, blocks, probes, reader, guard.failed)
         self._sentinel = GradientSentinel(model.trainable) if probes.gradient_fingerprint else None
+        self._anchor = (
+            GradientAnchor(model.trainable, reader, guard.failed) if probes.gradient_anchor else None
+        )
+        self._inputs = InputProbe(reader) if probes.inputs else None
         self._start_known = start_step is not None
         self._primary: torch.optim.Optimizer | None = None
 
@@ -79,6 +85,10 @@ class StepProbe:
         self._pending: StepRecord | None = None
         self._readings: SampledReadings | None = None
         self._fingerprint: int | torch.Tensor = -1
+        self._produced: int | torch.Tensor = -1
+        """Fingerprint of the gradients as the last backward left them."""
+        self._began = -1
+        """The step whose first forward or backward has been seen."""
         self._sampling = False
         self._sample_cost = self._sample_cpu = 0.0
         self._sampled_at = (0, 0.0)
@@ -97,15 +107,18 @@ class StepProbe:
         self._ended = Hook(self._guard, self._on_backward_end)
         model, add = self._model, self._handles.append
         if model.compiled or model.wrapper is None:
-            add(model.given.register_forward_pre_hook(Hook(self._guard, self._on_forward)))
+            add(self._before_forward(model.given, self._on_forward))
             add(model.given.register_forward_hook(Hook(self._guard, self._on_forward_end)))
         if not model.compiled and model.wrapper is not None:
-            add(model.wrapper.register_forward_pre_hook(Hook(self._guard, self._on_wrapper_forward)))
-            add(model.inner.register_forward_pre_hook(Hook(self._guard, self._on_forward)))
+            add(self._before_forward(model.wrapper, self._on_wrapper_forward))
+            add(self._before_forward(model.inner, self._on_forward))
             add(model.inner.register_forward_hook(Hook(self._guard, self._on_forward_end)))
         elif model.wrapper is not None:
-            add(model.wrapper.register_forward_pre_hook(Hook(self._guard, self._on_wrapper_forward)))
+            add(self._before_forward(model.wrapper, self._on_wrapper_forward))
         self._learn_last_parameter()
+
+    def _before_forward(self, module: torch.nn.Module, function: Callable[..., object]) -> Any:
+        return module.register_forward_pre_hook(Hook(self._guard, function), with_kwargs=True)
 
     def adopt(self, optimizer: torch.optim.Optimizer) -> None:
         """Follows this optimizer: its calls of `step` are the steps."""
@@ -120,6 +133,8 @@ class StepProbe:
         self._handles.clear()
         self._learned.clear()
         self._sampled_pass.disarm()
+        if self._anchor is not None:
+            self._anchor.remove()
         self._hand_on()
 
     def _learn_last_parameter(self) -> None:
@@ -141,8 +156,10 @@ class StepProbe:
         if self._reader.clock is not None:
             self._reader.clock.mark(charge)
 
-    def _on_wrapper_forward(self, now: float, module: torch.nn.Module, _arguments: object) -> None:
-        if not self._begin_forward(now, module):
+    def _on_wrapper_forward(
+        self, now: float, module: torch.nn.Module, arguments: tuple[Any, ...], keywords: Mapping[str, Any]
+    ) -> None:
+        if not self._begin_forward(now, module, arguments, keywords):
             return
         if self._model.wrapper.require_backward_grad_sync:  # type: ignore[union-attr]
             # What DDP's own logger counts; asking that for it would take forty times as long.
@@ -151,13 +168,17 @@ class StepProbe:
         if not self._model.compiled:
             self.phase = SYNC
 
-    def _on_forward(self, now: float, module: torch.nn.Module, _arguments: object) -> None:
+    def _on_forward(
+        self, now: float, module: torch.nn.Module, arguments: tuple[Any, ...], keywords: Mapping[str, Any]
+    ) -> None:
         if self.phase == SYNC and self._forwards:
             self._enter(FORWARD, now, SYNC)
         else:
-            self._begin_forward(now, module)
+            self._begin_forward(now, module, arguments, keywords)
 
-    def _begin_forward(self, now: float, module: torch.nn.Module) -> bool:
+    def _begin_forward(
+        self, now: float, module: torch.nn.Module, arguments: tuple[Any, ...], keywords: Mapping[str, Any]
+    ) -> bool:
         """Whether this is a forward that trains; in evaluation, only the phase changes."""
         if not self._grad_enabled() or not (module.training or self._evaluation_trains):
             if not module.training and self.phase in {STARTING, INPUT, OPTIMIZER}:
@@ -166,6 +187,7 @@ class StepProbe:
         charge = _BEFORE_FORWARD[self.phase]
         if not self._forwards:
             self._hand_on()
+            self._begin_step()
             self._sampling = self._period.hits(self.next_step)
             self._enter(FORWARD, now, charge)
             if self._sampling:
@@ -175,7 +197,14 @@ class StepProbe:
         else:
             self._enter(FORWARD, now, charge)
         self._forwards += 1
+        if self._inputs is not None:
+            self._inputs.see(arguments, keywords)
         return True
+
+    def _begin_step(self) -> None:
+        self._began = self.next_step
+        if self._anchor is not None:
+            self._anchor.begin(self.next_step)
 
     def _skip_own_time(self, began: float, cpu_began: float) -> None:
         now = perf_counter()
@@ -220,6 +249,8 @@ class StepProbe:
             self._evaluation_trains = True
         if not self._forwards:
             self._hand_on()
+            if self._began != self.next_step:
+                self._begin_step()
         self._micro_batches += 1
         self._enter(SYNC, now, BACKWARD)
         self._queue_callback(self._soon)
@@ -241,6 +272,17 @@ class StepProbe:
     def _on_backward_end(self, now: float) -> None:
         if self.phase == SYNC:
             self._enter(OPTIMIZER, now, SYNC)
+        # After every micro-batch: which of them is the last, only the optimizer's step will tell.
+        if self._sentinel is not None:
+            self._produced = self._take_fingerprint(self._sentinel)
+        if self._anchor is not None:
+            self._anchor.produced()
+
+    def _take_fingerprint(self, sentinel: GradientSentinel) -> int | torch.Tensor:
+        taken = sentinel.take(self.next_step)
+        if taken is None:
+            return -1
+        return taken if isinstance(taken, int) else self._reader.fetch_integer(taken)
 
     def _on_optimizer(self, now: float, optimizer: torch.optim.Optimizer, *_: object) -> None:
         self._enter(
@@ -249,12 +291,9 @@ class StepProbe:
         if not self._start_known:
             self._start_known = True
             self._restore_step(optimizer)
-        sentinel = self._sentinel
-        self._fingerprint = -1
-        if sentinel is not None:
-            taken = sentinel.take(self.next_step)
-            if taken is not None:
-                self._fingerprint = taken if isinstance(taken, int) else self._reader.fetch_integer(taken)
+        self._fingerprint = -1 if self._sentinel is None else self._take_fingerprint(self._sentinel)
+        if self._anchor is not None:
+            self._anchor.applied()
         if self._sampling and self._micro_batches:
             began, cpu = perf_counter(), process_time()
             # When DDP averaged after every micro-batch, no local gradient of the whole step ever existed.
@@ -282,6 +321,9 @@ class StepProbe:
             ddp_iteration=self.ddp_iteration,
             collectives=self.collectives,
             gradient_fingerprint=self._fingerprint,
+            produced_fingerprint=self._produced,
+            anchor=None if self._anchor is None else self._anchor.take(),
+            inputs=[] if self._inputs is None else self._inputs.take(),
             optimizer_steps=1,
         )
         if self._readings is not None:
@@ -304,6 +346,7 @@ class StepProbe:
         self._step_ended = now
         self._forwards = self._micro_batches = self._synchronised = 0
         self._sampling = False
+        self._produced = -1
         self._sample_cost = self._sample_cpu = 0.0
         self._losses = Losses()
         for index in range(len(seconds)):

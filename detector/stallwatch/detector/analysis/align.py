@@ -267,7 +267,31 @@ class Aligner:
             optimizer_state_step=np.array([s.optimizer_state_step for s in records], np.int64),
             buffer_fingerprint=np.array([s.buffer_fingerprint for s in records], np.uint64),
             non_finite_blocks=tuple(s.non_finite_blocks for s in records),
+            carried_gradient_square=np.array([s.carried_gradient_square for s in records]),
+            produced_gradient_square=np.array([s.produced_gradient_square for s in records]),
+            local_anchors=_anchors(records),
+            produced_anchor=_rows([s.produced_anchor for s in records]),
+            gradient_squares=_rows([s.gradient_squares for s in records]),
+            parameter_squares=_rows([s.parameter_squares for s in records]),
+            update_squares=_rows([s.update_squares for s in records]),
+            unchanged_share=np.array([s.unchanged_share for s in records]),
         )
+
+
+def _rows(rows: list[tuple[float, ...]]) -> NDArray[np.float64]:
+    """Rows of one length as a matrix, those of ranks that sent none as NaN; empty when nobody sent any."""
+    width = max(len(row) for row in rows)
+    matrix = np.full((len(rows), width), np.nan)
+    for index, row in enumerate(rows):
+        matrix[index, : len(row)] = row
+    return matrix if width else np.zeros(0)
+
+
+def _anchors(records: list[SampledRecord]) -> NDArray[np.float64]:
+    """Local anchors by rank, step (newest first) and element."""
+    elements = max(record.anchor_elements for record in records)
+    flat = _rows([record.local_anchors if record.anchor_elements == elements else () for record in records])
+    return flat.reshape(len(records), -1, elements) if flat.size else flat
 
 
 def _merge_evaluations(step: int, points: list[tuple[int, EvaluationPoint]]) -> EvaluationObservation:

@@ -21,8 +21,20 @@ FLOAT_COLUMNS = (
     "backward_seconds",
     "sync_seconds",
     "optimizer_seconds",
+    "gradient_scale",
 )
-INTEGER_COLUMNS = ("micro_batches", "ddp_iteration", "collectives", "gradient_fingerprint")
+RATE_SUM = len(FLOAT_COLUMNS)
+"""Row of the sum of a rank's learning rates, which is made here."""
+INTEGER_COLUMNS = (
+    "micro_batches",
+    "ddp_iteration",
+    "collectives",
+    "gradient_fingerprint",
+    "optimizer_steps",
+    "produced_fingerprint",
+    "gradient_lag",
+    "input_fingerprint",
+)
 _NO_RANK = np.iinfo(np.int64).max
 
 
@@ -37,7 +49,7 @@ class PendingSteps:
     """Whether a step has been emitted: until then the window may still grow downwards."""
     start: int = 0
     used: int = 0
-    floats: NDArray[np.float64] = field(default_factory=lambda: np.zeros((0, len(FLOAT_COLUMNS), 0)))
+    floats: NDArray[np.float64] = field(default_factory=lambda: np.zeros((0, len(FLOAT_COLUMNS) + 1, 0)))
     integers: NDArray[np.int64] = field(
         default_factory=lambda: np.zeros((0, len(INTEGER_COLUMNS), 0), np.int64)
     )
@@ -123,7 +135,9 @@ class PendingSteps:
                 self.integers[target, place, rank] = column[source]
         self.arrived[target] = np.minimum(self.arrived[target], now)
         if block.learning_rate.size:
-            self._insert_rates(rank, rows, block.learning_rate[source])
+            rates = block.learning_rate[source].reshape(rows.size, -1)
+            self.floats[target, RATE_SUM, rank] = rates.sum(axis=1)
+            self._insert_rates(rank, rows, rates)
 
     def emit(
         self, upper: int, attempt: int, world_size: int, parallelism: Parallelism
@@ -170,6 +184,12 @@ class PendingSteps:
                 i[3],
                 expects,
                 parallelism,
+                i[4],
+                i[5],
+                i[6],
+                f[8],
+                i[7],
+                f[9],
             )
 
     def oldest_arrival(self) -> float | None:
@@ -198,8 +218,6 @@ class PendingSteps:
         self.start = 0
 
     def _insert_rates(self, rank: int, rows: NDArray[np.int64], rates: NDArray[np.float64]) -> None:
-        if rates.ndim == 1:
-            rates = rates.reshape(rows.size, -1)
         groups = rates.shape[1]
         if groups > self.rates.shape[1]:
             self.rates = np.pad(

@@ -6,6 +6,7 @@ They were validated at the gateway and are trusted here.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from enum import IntEnum
 
@@ -74,6 +75,15 @@ class RankHello:
     blocks: tuple[str, ...] = ()
     local_steps: int = 0
     total_steps: int = 0
+    accumulation_steps: int = 0
+
+
+def _no_integers() -> NDArray[np.int64]:
+    return np.zeros(0, np.int64)
+
+
+def _no_floats() -> NDArray[np.float64]:
+    return np.zeros(0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +105,11 @@ class StepBlock:
     collectives: NDArray[np.int64]
     gradient_fingerprint: NDArray[np.int64]
     optimizer_steps: NDArray[np.int64]
+    # Younger than the rest: empty when the agent does not send them.
+    produced_fingerprint: NDArray[np.int64] = field(default_factory=_no_integers)
+    gradient_lag: NDArray[np.int64] = field(default_factory=_no_integers)
+    gradient_scale: NDArray[np.float64] = field(default_factory=_no_floats)
+    input_fingerprint: NDArray[np.int64] = field(default_factory=_no_integers)
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +127,15 @@ class SampledRecord:
     non_finite_blocks: tuple[int, ...] = ()
     optimizer_state_step: int = -1
     samples: float = 0.0
+    carried_gradient_square: float = 0.0
+    produced_gradient_square: float = math.nan
+    anchor_elements: int = 0
+    local_anchors: tuple[float, ...] = ()
+    produced_anchor: tuple[float, ...] = ()
+    gradient_squares: tuple[float, ...] = ()
+    parameter_squares: tuple[float, ...] = ()
+    update_squares: tuple[float, ...] = ()
+    unchanged_share: float = math.nan
 
 
 @dataclass(frozen=True, slots=True)

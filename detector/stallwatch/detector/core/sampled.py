@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +11,10 @@ from stallwatch.detector.core.inputs import Parallelism
 from stallwatch.detector.core.observations import Floats, Integers
 
 Fingerprints = NDArray[np.uint64]
+
+
+def _no_floats() -> Floats:
+    return np.zeros(0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +47,22 @@ class SampledObservation:
     """0 without buffers; buffers may differ legitimately."""
     non_finite_blocks: tuple[tuple[int, ...], ...]
     """Per rank, the indices of the blocks whose gradient held a NaN or an infinity."""
+    carried_gradient_square: Floats = field(default_factory=_no_floats)
+    """Squared norm of what was in the gradients before the first backward; 0 when they had been cleared. This and what
+    follows: shape (ranks,) or (ranks, ...), empty when no rank sends it."""
+    produced_gradient_square: Floats = field(default_factory=_no_floats)
+    """Squared norm of the averaged gradient before clipping and unscaling; NaN when unknown."""
+    local_anchors: Floats = field(default_factory=_no_floats)
+    """A slice of one gradient before it was averaged, of this step and those before it, newest first; shape
+    (ranks, steps, elements), NaN where unknown."""
+    produced_anchor: Floats = field(default_factory=_no_floats)
+    """The same slice after averaging, of this step; shape (ranks, elements)."""
+    gradient_squares: Floats = field(default_factory=_no_floats)
+    """Squared norm of each block of the gradient that the optimizer saw; shape (ranks, blocks), NaN where a block has none."""
+    parameter_squares: Floats = field(default_factory=_no_floats)
+    update_squares: Floats = field(default_factory=_no_floats)
+    unchanged_share: Floats = field(default_factory=_no_floats)
+    """Share of the parameter elements that the step left exactly as they were; NaN when not taken."""
 
     def any_non_finite(self) -> frozenset[int]:
         """The blocks that held a NaN or an infinity on any rank: their bits say nothing about agreement."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -63,6 +64,7 @@ def decode_hello(hello: pb.Hello) -> RankHello:
         blocks=tuple(hello.blocks),
         local_steps=hello.local_steps,
         total_steps=hello.total_steps,
+        accumulation_steps=hello.accumulation_steps,
     )
 
 
@@ -141,6 +143,10 @@ def _steps(steps: pb.StepBatch) -> StepBlock:
         collectives=integers(steps.collectives, -1),
         gradient_fingerprint=integers(steps.gradient_fingerprint, -1),
         optimizer_steps=integers(steps.optimizer_steps, -1),
+        produced_fingerprint=integers(steps.produced_fingerprint, -1),
+        gradient_lag=integers(steps.gradient_lag, -1),
+        gradient_scale=floats(steps.gradient_scale),
+        input_fingerprint=integers(steps.input_fingerprint, -1),
     )
 
 
@@ -157,6 +163,16 @@ def _sampled(record: pb.SampledRecord) -> SampledRecord:
         non_finite_blocks=tuple(record.non_finite_blocks),
         optimizer_state_step=record.optimizer_state_step,
         samples=record.samples,
+        carried_gradient_square=record.carried_gradient_square,
+        # Agents of before this field leave it 0.
+        produced_gradient_square=record.produced_gradient_square or math.nan,
+        anchor_elements=record.anchor_elements,
+        local_anchors=tuple(record.local_anchors),
+        produced_anchor=tuple(record.produced_anchor),
+        gradient_squares=tuple(record.gradient_squares),
+        parameter_squares=tuple(record.parameter_squares),
+        update_squares=tuple(record.update_squares),
+        unchanged_share=record.unchanged_share,
     )
 
 

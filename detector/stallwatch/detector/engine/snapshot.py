@@ -22,7 +22,7 @@ from stallwatch.detector.analysis.run import RunAnalysis
 from stallwatch.detector.analysis.state import RunState
 
 _MAGIC = b"STALLWATCH"
-_VERSION = 1
+_VERSION = 2
 _HEADER = struct.Struct(f">{len(_MAGIC)}sHQ32s")
 _CONFIG = "config"
 

@@ -27,3 +27,6 @@ HEARTBEAT_SECONDS = 2.0
 """How often agents are asked for a sign of life."""
 CLOCK_SLACK_SECONDS = 1e-3
 """A duration is a difference of two readings of a clock, or of two such differences: it may fall this far below zero."""
+MAX_ANCHOR_ELEMENTS = 16
+MAX_ANCHORS = 64
+"""Steps whose anchors one sampled record may hold."""

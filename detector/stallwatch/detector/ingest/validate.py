@@ -41,9 +41,28 @@ _STEP_COLUMNS = (
     "collectives",
     "gradient_fingerprint",
     "optimizer_steps",
+    "produced_fingerprint",
+    "gradient_lag",
+    "gradient_scale",
+    "input_fingerprint",
 )
 _DURATIONS = tuple(name for name in _STEP_COLUMNS if name.endswith("_seconds"))
-_SQUARES = ("local_gradient_square", "reduced_gradient_square", "update_square", "parameter_square")
+_SQUARES = (
+    "local_gradient_square",
+    "reduced_gradient_square",
+    "update_square",
+    "parameter_square",
+    "carried_gradient_square",
+    "produced_gradient_square",
+    "unchanged_share",
+)
+_BY_BLOCK = (
+    "gradient_fingerprints",
+    "parameter_fingerprints",
+    "gradient_squares",
+    "parameter_squares",
+    "update_squares",
+)
 
 
 def check_hello(hello: pb.Hello) -> None:
@@ -233,7 +252,8 @@ def _check_sampled(field: str, record: pb.SampledRecord, blocks: int) -> None:
                 f"{field}.{name}", f"{field}.{name} is {getattr(record, name)}: a square is not negative"
             )
     _check_amount(f"{field}.samples", record.samples)
-    for name in ("gradient_fingerprints", "parameter_fingerprints"):
+    _check_anchors(field, record)
+    for name in _BY_BLOCK:
         length = len(getattr(record, name))
         if length not in (0, blocks):
             raise InvalidInputError(
@@ -246,6 +266,22 @@ def _check_sampled(field: str, record: pb.SampledRecord, blocks: int) -> None:
                 f"{field}.non_finite_blocks[{index}]",
                 f"{field}.non_finite_blocks[{index}] is {block}, and hello.blocks has {blocks} names",
             )
+
+
+def _check_anchors(field: str, record: pb.SampledRecord) -> None:
+    elements = record.anchor_elements
+    _check_count(f"{field}.anchor_elements", elements, limits.MAX_ANCHOR_ELEMENTS, "elements")
+    _check_count(f"{field}.local_anchors", len(record.local_anchors), limits.MAX_ANCHORS * elements, "values")
+    if elements and len(record.local_anchors) % elements:
+        raise InvalidInputError(
+            f"{field}.local_anchors",
+            f"{field}.local_anchors has {len(record.local_anchors)} values: give {elements} a step, as anchor_elements says",
+        )
+    if len(record.produced_anchor) not in (0, elements):
+        raise InvalidInputError(
+            f"{field}.produced_anchor",
+            f"{field}.produced_anchor has {len(record.produced_anchor)} values: give {elements}, as anchor_elements says",
+        )
 
 
 def _check_evaluation(field: str, evaluation: pb.EvaluationPoint) -> None:
