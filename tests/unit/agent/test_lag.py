@@ -1,0 +1,157 @@
+"""How old the applied gradient is, in trainings with one process and real hooks."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+
+import pytest
+import torch
+
+from stallwatch.agent import attach
+from stallwatch.agent._lag import EDITED, UNKNOWN, factor, vector
+from support.telemetry_server import RankRecord, TelemetryServer
+
+STEPS = 12
+Edit = Callable[[int, list[torch.nn.Parameter]], None]
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[TelemetryServer]:
+    """A recording detector."""
+    with TelemetryServer() as running:
+        yield running
+
+
+def train(
+    server: TelemetryServer,
+    run: str,
+    edit: Edit | None = None,
+    *,
+    dtype: torch.dtype = torch.float32,
+    micro_batches: int = 1,
+    clear: bool = True,
+) -> RankRecord:
+    """Trains on data that differs from step to step; `edit` sees the gradients before the optimizer does."""
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Linear(4, 16), torch.nn.Tanh(), torch.nn.Linear(16, 4)).to(dtype)
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-2)
+    agent = attach(model, optimizer, run=run, endpoint=server.endpoint, sample_every=4)
+    for step in range(STEPS):
+        for _ in range(micro_batches):
+            loss = model(torch.randn(8, 4).to(dtype)).square().mean()
+            loss.backward()
+        if edit is not None:
+            edit(step, list(model.parameters()))
+        optimizer.step()
+        if clear:
+            optimizer.zero_grad()
+        agent.log(loss, 8)
+    agent.close()
+    return server.rank(0, run)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+@pytest.mark.parametrize("micro_batches", [1, 3])
+def test_a_fresh_gradient_has_no_age(server, dtype, micro_batches):
+    """The optimizer sees what the last backward left, in every precision, with and without accumulation."""
+    record = train(server, f"fresh-{dtype}-{micro_batches}", dtype=dtype, micro_batches=micro_batches)
+    assert record.column("gradient_lag") == [0] * STEPS
+    assert record.column("gradient_scale") == pytest.approx([1.0] * STEPS)
+    assert record.column("produced_fingerprint") == record.column("gradient_fingerprint")
+    assert all(sample.carried_gradient_square == 0 for sample in record.samples)
+
+
+def test_clipping_is_a_factor(server):
+    """A clipped gradient is fresh, and its factor is the one that clipping used."""
+    used = []
+
+    def clip(_step: int, parameters: list[torch.nn.Parameter]) -> None:
+        norm = float(torch.nn.utils.clip_grad_norm_(parameters, 0.05))
+        used.append(min(0.05 / (norm + 1e-6), 1.0))
+
+    record = train(server, "clipped", clip)
+    assert record.column("gradient_lag") == [0] * STEPS
+    assert record.column("gradient_scale") == pytest.approx(used, rel=1e-4)
+    sample = record.samples[1]
+    assert sample.produced_gradient_square == pytest.approx(
+        sample.reduced_gradient_square / used[sample.step] ** 2, rel=1e-3
+    )
+
+
+@pytest.mark.parametrize("delay", [1, 2, 5])
+def test_a_delayed_gradient_tells_its_age(server, delay):
+    """A loop that applies the gradient of some steps ago is found out on every such step."""
+    kept: list[list[torch.Tensor]] = []
+
+    def swap(_step: int, parameters: list[torch.nn.Parameter]) -> None:
+        kept.append([each.grad.clone() for each in parameters])
+        if len(kept) > delay:
+            for parameter, old in zip(parameters, kept[-1 - delay], strict=True):
+                parameter.grad.copy_(0.5 * old)
+
+    record = train(server, f"delayed-{delay}", swap)
+    assert record.column("gradient_lag") == [0] * delay + [delay] * (STEPS - delay)
+
+
+def test_a_frozen_gradient_grows_old(server):
+    """The same gradient applied again and again is a step older each time."""
+    kept: list[torch.Tensor] = []
+
+    def freeze(step: int, parameters: list[torch.nn.Parameter]) -> None:
+        if step == 3:
+            kept.extend(each.grad.clone() for each in parameters)
+        if step > 3:
+            for parameter, old in zip(parameters, kept, strict=True):
+                parameter.grad.copy_(old)
+
+    record = train(server, "frozen", freeze)
+    assert record.column("gradient_lag") == [0] * 4 + list(range(1, STEPS - 3))
+
+
+def test_noise_that_is_added_is_an_edit(server):
+    """A gradient that is no multiple of any that was computed has no age."""
+
+    def disturb(_step: int, parameters: list[torch.nn.Parameter]) -> None:
+        for each in parameters:
+            each.grad.add_(torch.randn_like(each.grad))
+
+    assert train(server, "edited", disturb).column("gradient_lag") == [EDITED] * STEPS
+
+
+def test_gradients_that_are_not_cleared_are_carried(server):
+    """What was there before the first backward is measured on sampled steps."""
+    record = train(server, "uncleared", clear=False)
+    first, *later = [sample.carried_gradient_square for sample in record.samples]
+    assert first == 0
+    assert all(value > 0 for value in later)
+
+
+def test_blocks_add_up_to_the_whole(server):
+    """Squared norms by block are the parts of those over all parameters."""
+    for sample in train(server, "blocks").samples:
+        assert sum(sample.gradient_squares) == pytest.approx(sample.reduced_gradient_square, rel=1e-4)
+        assert sum(sample.parameter_squares) == pytest.approx(sample.parameter_square, rel=1e-4)
+        assert sum(sample.update_squares) == pytest.approx(sample.update_square, rel=1e-3)
+
+
+def test_half_precision_tells_what_an_update_lost(server):
+    """In bfloat16 some elements are too large for their update; in single precision nothing is counted."""
+    half = train(server, "half", dtype=torch.bfloat16).samples[-1]
+    assert 0 < half.unchanged_share < 1
+    assert math.isnan(train(server, "single").samples[-1].unchanged_share)
+
+
+def test_zeros_and_infinities_are_no_direction():
+    """Nothing is concluded from an anchor that is all zeros or not finite."""
+    assert vector(bytes(16), torch.float32) is None
+    assert vector(b"\0\0\x80\x7f" * 4, torch.float32) is None
+    assert vector(None, torch.float32) is None
+
+
+def test_factor_asks_for_one_direction():
+    """Multiples have a factor, anything else has none, the opposite direction included."""
+    assert factor((2.0, 4.0, 0.0, 2.0), (1.0, 2.0, 0.0, 1.0), 1e-6) == pytest.approx(2.0)
+    assert math.isnan(factor((-1.0, -2.0, 0.0, -1.0), (1.0, 2.0, 0.0, 1.0), 1e-6))
+    assert math.isnan(factor((1.0, 2.0, 0.0, 1.001), (1.0, 2.0, 0.0, 1.0), 1e-6))
+    assert UNKNOWN < 0
