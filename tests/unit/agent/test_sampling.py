@@ -34,6 +34,16 @@ def test_cpu_share_counts_too():
     assert 0.02 / period.steps <= 0.005 * 0.1
 
 
+def test_sampling_gets_what_the_rest_leaves():
+    """Hooks and threads come first: together with them, sampling stays within the budget."""
+    period = SamplePeriod("auto", 5_000_000, 0.01)
+    for _ in range(3):
+        period.observe_step(0.1)
+        period.observe_cost(0.02, 0.02, 0.1, other_cpu_seconds=0.0006)
+    assert 0.02 / period.steps + 0.0006 <= 0.01 * 0.1
+    assert period.steps > settled(SamplePeriod("auto", 5_000_000, 0.01), 0.02, step=0.1).steps
+
+
 def test_ranks_that_settle_differently_still_meet():
     """Every step that the sparser rank samples is sampled by the denser one."""
     fast = settled(SamplePeriod("auto", 5_000_000, 0.01), 1e-3, step=0.1)

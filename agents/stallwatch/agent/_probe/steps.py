@@ -49,8 +49,10 @@ class StepProbe:
         deliver: Callable[[StepRecord], None],
         guard: Guard,
         start_step: int | None,
+        background_seconds: Callable[[], float] = float,
     ) -> None:
         self._model = model
+        self._background_seconds = background_seconds
         self._period = period
         self._reader = reader
         self._deliver = deliver
@@ -91,7 +93,8 @@ class StepProbe:
         """The step whose first forward or backward has been seen."""
         self._sampling = False
         self._sample_cost = self._sample_cpu = 0.0
-        self._sampled_at = (0, 0.0)
+        self._sampling_seconds = 0.0
+        self._sampled_at = (0, 0.0, 0.0)
         self._handles: list[Any] = []
 
     # --- installation -------------------------------------------------------------------------------------------
@@ -357,12 +360,16 @@ class StepProbe:
         in_hooks = self._sampled_pass.hook_seconds
         self._guard.seconds += in_hooks
         cpu_seconds = self._sample_cpu + in_hooks
-        cpu = process_time()
-        step_before, cpu_before = self._sampled_at
-        self._sampled_at = (step, cpu)
+        self._sampling_seconds += self._sample_cost + in_hooks
+        # What everything else takes. The hook at hand is not in the guard's account yet, the last time as little as now.
+        cpu, own = process_time(), self._guard.seconds - self._sampling_seconds + self._background_seconds()
+        step_before, cpu_before, own_before = self._sampled_at
+        self._sampled_at = (step, cpu, own)
         steps = step - step_before
-        step_cpu = (cpu - cpu_before - cpu_seconds) / steps if cpu_before and steps > 0 else 0.0
-        self._period.observe_cost(self._sample_cost + in_hooks, cpu_seconds, step_cpu)
+        known = cpu_before and steps > 0
+        step_cpu = (cpu - cpu_before - cpu_seconds) / steps if known else 0.0
+        other = max(own - own_before, 0.0) / steps if known else 0.0
+        self._period.observe_cost(self._sample_cost + in_hooks, cpu_seconds, step_cpu, other)
 
     def _learned_now(self) -> bool:
         return len(self._learned) > 1
