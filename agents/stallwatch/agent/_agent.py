@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING
 from stallwatch.agent import _heartbeat as heartbeat
 from stallwatch.agent._buffer import BatchBuffer, DropCounter
 from stallwatch.agent._collector import Collector
+from stallwatch.agent._cpu_wait import CpuWait
+from stallwatch.agent._flight import FlightRecorder
 from stallwatch.agent._lifecycle import ExitFlush, ForkReset, at_exit
 from stallwatch.agent._probe import model as models
 from stallwatch.agent._probe.device import DeviceReader
@@ -138,8 +140,13 @@ class Core:
             self.collector.add_record,
             self.guard,
             start_step,
+            lambda: self.transport.seconds,
+            lambda kind, text: self.event(text, kind, automatic=True),
+            details=identity.rank == 0 or model.parallelism != wire.PARALLELISM_DATA_PARALLEL,
         )
         self._thread_id = threading.get_ident()
+        self._cpu_wait = CpuWait(threading.get_native_id())
+        self._flight = FlightRecorder()
         self._complained: set[str] = set()
         self.closed = False
         self.automatic = False
@@ -328,7 +335,7 @@ class Core:
         probe = self.probe
         phase, since = probe.phase, probe.phase_since
         seconds = max(perf_counter() - since, 0.0)
-        stack = ""
+        stack = flight_record = ""
         # Looking at the stack costs little, but only an unusually long phase can be something that no hook sees.
         if seconds > max(1.0, 3 * probe.typical_step_seconds):
             frame = heartbeat.training_frame(self._thread_id)
@@ -336,6 +343,8 @@ class Core:
                 phase = heartbeat.refine(phase, frame)
             if self.settings.probes.stacks and heartbeat.is_suspicious(seconds, probe.typical_step_seconds):
                 stack = heartbeat.stack_text(frame)
+                if phase in heartbeat.STUCK:
+                    flight_record = self._flight.read(probe.last_step)
             del frame
         return wire.Heartbeat(
             sent_unix_seconds=time.time(),
@@ -345,6 +354,8 @@ class Core:
             ddp_iteration=probe.ddp_iteration,
             collectives=probe.count_collectives(),
             stack=stack,
+            flight_record=flight_record,
+            cpu_wait_seconds=self._cpu_wait.seconds(),
             agent=wire.AgentHealth(
                 training_thread_seconds=self.guard.seconds,
                 background_seconds=self.transport.seconds,

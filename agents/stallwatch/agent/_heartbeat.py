@@ -8,6 +8,10 @@ from types import FrameType
 
 from stallwatch.v1 import telemetry_pb2 as wire
 
+STUCK = frozenset(
+    {wire.PHASE_INPUT, wire.PHASE_FORWARD, wire.PHASE_BACKWARD, wire.PHASE_SYNC, wire.PHASE_OPTIMIZER}
+)
+"""Phases that may hang; the others take as long as they take."""
 MAX_STACK_BYTES = 16 * 1024
 _MAX_FRAMES = 200
 

@@ -388,6 +388,7 @@ class Batch(_message.Message):
     EVENTS_FIELD_NUMBER: _builtins.int
     DROPPED_FIELD_NUMBER: _builtins.int
     NAMED_LOSSES_FIELD_NUMBER: _builtins.int
+    DIRECTIONS_FIELD_NUMBER: _builtins.int
     sequence: _builtins.int
     """Counts from 1 in each incarnation. A number not above an accepted one is a duplicate; a gap is batches that the agent had
     to drop, and says so in `dropped`.
@@ -409,6 +410,8 @@ class Batch(_message.Message):
     def named_losses(self) -> _containers.RepeatedCompositeFieldContainer[Global___NamedLoss]:
         """Losses of groups of samples and terms of composite losses, as far as the user logs them."""
 
+    @_builtins.property
+    def directions(self) -> _containers.RepeatedCompositeFieldContainer[Global___DirectionRecord]: ...
     def __init__(
         self,
         *,
@@ -420,10 +423,11 @@ class Batch(_message.Message):
         events: _abc.Iterable[Global___Event] | None = ...,
         dropped: _abc.Iterable[Global___Dropped] | None = ...,
         named_losses: _abc.Iterable[Global___NamedLoss] | None = ...,
+        directions: _abc.Iterable[Global___DirectionRecord] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["steps", b"steps"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["created_unix_seconds", b"created_unix_seconds", "dropped", b"dropped", "evaluations", b"evaluations", "events", b"events", "named_losses", b"named_losses", "samples", b"samples", "sequence", b"sequence", "steps", b"steps"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["created_unix_seconds", b"created_unix_seconds", "directions", b"directions", "dropped", b"dropped", "evaluations", b"evaluations", "events", b"events", "named_losses", b"named_losses", "samples", b"samples", "sequence", b"sequence", "steps", b"steps"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -613,6 +617,26 @@ class SampledRecord(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    @_typing.final
+    class SaturatedSharesEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.float
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.float = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     STEP_FIELD_NUMBER: _builtins.int
     LOCAL_GRADIENT_SQUARE_FIELD_NUMBER: _builtins.int
     REDUCED_GRADIENT_SQUARE_FIELD_NUMBER: _builtins.int
@@ -633,6 +657,14 @@ class SampledRecord(_message.Message):
     PARAMETER_SQUARES_FIELD_NUMBER: _builtins.int
     UPDATE_SQUARES_FIELD_NUMBER: _builtins.int
     UNCHANGED_SHARE_FIELD_NUMBER: _builtins.int
+    GRADIENT_ZERO_SHARES_FIELD_NUMBER: _builtins.int
+    GRADIENT_ZERO_ROW_SHARES_FIELD_NUMBER: _builtins.int
+    WEIGHT_DECAY_FIELD_NUMBER: _builtins.int
+    MOMENTUM_FIELD_NUMBER: _builtins.int
+    DECOUPLED_WEIGHT_DECAY_FIELD_NUMBER: _builtins.int
+    SATURATED_SHARES_FIELD_NUMBER: _builtins.int
+    INPUT_MEAN_FIELD_NUMBER: _builtins.int
+    INPUT_DEVIATION_FIELD_NUMBER: _builtins.int
     step: _builtins.int
     local_gradient_square: _builtins.float
     """Squared L2 norms over all trainable parameters. Local: this rank's gradient before it was averaged, summed over
@@ -659,6 +691,14 @@ class SampledRecord(_message.Message):
     """
     unchanged_share: _builtins.float
     """Share of the parameter elements that optimizer.step left exactly as they were; NaN when not taken."""
+    weight_decay: _builtins.float
+    """Largest of the parameter groups: decay and momentum (beta1 of Adam and its kin); -1 when the optimizer has none."""
+    momentum: _builtins.float
+    decoupled_weight_decay: _builtins.bool
+    """Whether the decay acts on the parameters beside the gradient (AdamW) rather than within it (SGD, Adam)."""
+    input_mean: _builtins.float
+    """Mean and standard deviation of the model's first floating-point input; NaN unless asked for."""
+    input_deviation: _builtins.float
     @_builtins.property
     def gradient_fingerprints(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """Bit-exact fingerprints, one a block of `Hello.blocks`: the reduced gradients before optimizer.step, the parameters after
@@ -685,6 +725,20 @@ class SampledRecord(_message.Message):
     def parameter_squares(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]: ...
     @_builtins.property
     def update_squares(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]: ...
+    @_builtins.property
+    def gradient_zero_shares(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """Of each block of `Hello.blocks`, the share of the elements of the gradient that are exactly zero, and the share of rows
+        (units that a weight matrix computes) that are zero as a whole; NaN where there is none. Empty when not taken.
+        """
+
+    @_builtins.property
+    def gradient_zero_row_shares(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]: ...
+    @_builtins.property
+    def saturated_shares(self) -> _containers.ScalarMap[_builtins.str, _builtins.float]:
+        """Share of the outputs of saturating activations (tanh, sigmoid) that are within a hundredth of their limits, by module; at
+        most 16 modules.
+        """
+
     def __init__(
         self,
         *,
@@ -708,14 +762,53 @@ class SampledRecord(_message.Message):
         parameter_squares: _abc.Iterable[_builtins.float] | None = ...,
         update_squares: _abc.Iterable[_builtins.float] | None = ...,
         unchanged_share: _builtins.float = ...,
+        gradient_zero_shares: _abc.Iterable[_builtins.float] | None = ...,
+        gradient_zero_row_shares: _abc.Iterable[_builtins.float] | None = ...,
+        weight_decay: _builtins.float = ...,
+        momentum: _builtins.float = ...,
+        decoupled_weight_decay: _builtins.bool = ...,
+        saturated_shares: _abc.Mapping[_builtins.str, _builtins.float] | None = ...,
+        input_mean: _builtins.float = ...,
+        input_deviation: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["anchor_elements", b"anchor_elements", "buffer_fingerprint", b"buffer_fingerprint", "carried_gradient_square", b"carried_gradient_square", "gradient_fingerprints", b"gradient_fingerprints", "gradient_squares", b"gradient_squares", "local_anchors", b"local_anchors", "local_gradient_square", b"local_gradient_square", "non_finite_blocks", b"non_finite_blocks", "optimizer_state_step", b"optimizer_state_step", "parameter_fingerprints", b"parameter_fingerprints", "parameter_square", b"parameter_square", "parameter_squares", b"parameter_squares", "produced_anchor", b"produced_anchor", "produced_gradient_square", b"produced_gradient_square", "reduced_gradient_square", b"reduced_gradient_square", "samples", b"samples", "step", b"step", "unchanged_share", b"unchanged_share", "update_square", b"update_square", "update_squares", b"update_squares"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["anchor_elements", b"anchor_elements", "buffer_fingerprint", b"buffer_fingerprint", "carried_gradient_square", b"carried_gradient_square", "decoupled_weight_decay", b"decoupled_weight_decay", "gradient_fingerprints", b"gradient_fingerprints", "gradient_squares", b"gradient_squares", "gradient_zero_row_shares", b"gradient_zero_row_shares", "gradient_zero_shares", b"gradient_zero_shares", "input_deviation", b"input_deviation", "input_mean", b"input_mean", "local_anchors", b"local_anchors", "local_gradient_square", b"local_gradient_square", "momentum", b"momentum", "non_finite_blocks", b"non_finite_blocks", "optimizer_state_step", b"optimizer_state_step", "parameter_fingerprints", b"parameter_fingerprints", "parameter_square", b"parameter_square", "parameter_squares", b"parameter_squares", "produced_anchor", b"produced_anchor", "produced_gradient_square", b"produced_gradient_square", "reduced_gradient_square", b"reduced_gradient_square", "samples", b"samples", "saturated_shares", b"saturated_shares", "step", b"step", "unchanged_share", b"unchanged_share", "update_square", b"update_square", "update_squares", b"update_squares", "weight_decay", b"weight_decay"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___SampledRecord: _TypeAlias = SampledRecord  # noqa: Y015
+
+@_typing.final
+class DirectionRecord(_message.Message):
+    """Where the gradient of a step points, compared with the sampled step right before it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STEP_FIELD_NUMBER: _builtins.int
+    UPDATE_ALIGNMENT_FIELD_NUMBER: _builtins.int
+    GRADIENT_AGREEMENT_FIELD_NUMBER: _builtins.int
+    step: _builtins.int
+    update_alignment: _builtins.float
+    """Cosine of the negative gradient of this step and the update of the step before. Above 0: the update could have gone
+    further; below 0: it went too far.
+    """
+    gradient_agreement: _builtins.float
+    """Cosine of the gradients of this step and the step before."""
+    def __init__(
+        self,
+        *,
+        step: _builtins.int = ...,
+        update_alignment: _builtins.float = ...,
+        gradient_agreement: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["gradient_agreement", b"gradient_agreement", "step", b"step", "update_alignment", b"update_alignment"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DirectionRecord: _TypeAlias = DirectionRecord  # noqa: Y015
 
 @_typing.final
 class EvaluationPoint(_message.Message):
@@ -840,6 +933,8 @@ class Heartbeat(_message.Message):
     COLLECTIVES_FIELD_NUMBER: _builtins.int
     STACK_FIELD_NUMBER: _builtins.int
     AGENT_FIELD_NUMBER: _builtins.int
+    FLIGHT_RECORD_FIELD_NUMBER: _builtins.int
+    CPU_WAIT_SECONDS_FIELD_NUMBER: _builtins.int
     sent_unix_seconds: _builtins.float
     phase: Global___Phase.ValueType
     phase_seconds: _builtins.float
@@ -850,6 +945,14 @@ class Heartbeat(_message.Message):
     collectives: _builtins.int
     stack: _builtins.str
     """Python stack of the training thread, innermost call last; only when the phase lasts suspiciously long. At most 16 KiB."""
+    flight_record: _builtins.str
+    """The latest entries of the flight recorder of torch as a JSON list, oldest first: what was issued on which process group,
+    with sequence number and sizes. Sent once for each time that the rank seems to hang, otherwise empty. At most 8 KiB.
+    """
+    cpu_wait_seconds: _builtins.float
+    """Seconds that the training thread was ready to run and waited for a CPU since it began, as the kernel counts them; NaN when
+    unknown. Not set: unknown as well.
+    """
     @_builtins.property
     def agent(self) -> Global___AgentHealth:
         """The agent's own cost and state."""
@@ -865,12 +968,16 @@ class Heartbeat(_message.Message):
         collectives: _builtins.int = ...,
         stack: _builtins.str = ...,
         agent: Global___AgentHealth | None = ...,
+        flight_record: _builtins.str = ...,
+        cpu_wait_seconds: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["agent", b"agent"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_cpu_wait_seconds", b"_cpu_wait_seconds", "agent", b"agent", "cpu_wait_seconds", b"cpu_wait_seconds"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent", b"agent", "collectives", b"collectives", "ddp_iteration", b"ddp_iteration", "last_step", b"last_step", "phase", b"phase", "phase_seconds", b"phase_seconds", "sent_unix_seconds", b"sent_unix_seconds", "stack", b"stack"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_cpu_wait_seconds", b"_cpu_wait_seconds", "agent", b"agent", "collectives", b"collectives", "cpu_wait_seconds", b"cpu_wait_seconds", "ddp_iteration", b"ddp_iteration", "flight_record", b"flight_record", "last_step", b"last_step", "phase", b"phase", "phase_seconds", b"phase_seconds", "sent_unix_seconds", b"sent_unix_seconds", "stack", b"stack"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__cpu_wait_seconds: _TypeAlias = _typing.Literal["cpu_wait_seconds"]  # noqa: Y015
+    _WhichOneofArgType__cpu_wait_seconds: _TypeAlias = _typing.Literal["_cpu_wait_seconds", b"_cpu_wait_seconds"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__cpu_wait_seconds) -> _WhichOneofReturnType__cpu_wait_seconds | None: ...
 
 Global___Heartbeat: _TypeAlias = Heartbeat  # noqa: Y015
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from stallwatch.detector.analysis import AnalysisConfig, RunAnalysis
 from stallwatch.detector.checks.straggler import Straggler
-from stallwatch.detector.core.inputs import Parallelism
+from stallwatch.detector.core.inputs import Parallelism, Phase, RankHeartbeat
 from stallwatch.detector.core.observations import StepObservation
-from support.simulation import Job, analyze, kinds, one
+from support.simulation import START, Job, analyze, attach, kinds, one
 
 FROM = 107
 
@@ -168,3 +169,184 @@ def test_ranks_that_take_turns_are_not_named():
             columns.forward_seconds[row, step % columns.forward_seconds.shape[1]] += 0.1
 
     assert kinds(analyze(Job(steps=400, faults=(turns,), sample_period=0))) == set()
+
+
+def watched(job, waited, *, telling=True):
+    """A job whose heartbeats, every 2 s, say how long training threads have waited for a CPU: `waited(seconds, rank)`."""
+    analysis = RunAnalysis(job.run)
+    attach(analysis, job, START)
+    beaten = ticked = 0.0
+    steps = job.columns()
+    ends = np.cumsum(steps.step_seconds.max(axis=1))
+    for since, rank, batch in job.batches():
+        while ticked + 1.0 <= since:
+            ticked += 1.0
+            if ticked >= beaten + 2.0:
+                beaten = ticked
+                last = int(steps.step[max(np.searchsorted(ends, ticked) - 1, 0)])
+                for each in range(job.ranks):
+                    analysis.heartbeat(
+                        START + ticked,
+                        each,
+                        job.incarnation + each,
+                        RankHeartbeat(
+                            phase=Phase.FORWARD,
+                            phase_seconds=0.0,
+                            last_step=last,
+                            sent_seconds=START + ticked,
+                            cpu_wait_seconds=waited(ticked, each) if telling else float("nan"),
+                        ),
+                    )
+            analysis.tick(START + ticked)
+        analysis.batch(START + since, rank, job.incarnation + rank, batch)
+    return analysis
+
+
+def quick(seconds, until=10**9, steps=2000):
+    """Steps of 20 ms, of which one rank takes longer from step 400 on."""
+    fault = slower(1, seconds, since=400, until=until)
+    return Job(
+        ranks=4, steps=steps, step_seconds=0.02, jitter=0.15, faults=(fault,), sample_period=0, batch_steps=50
+    )
+
+
+def test_a_slow_rank_that_does_not_wait_for_a_cpu_is_named_as_soon_as_a_heartbeat_says_so():
+    """30 % slower at 20 ms a step: windows show it after a second, the next heartbeat or two that it is the rank's own."""
+    finding = one(watched(quick(0.006), lambda seconds, rank: 0.1 * seconds), "straggler")
+    assert finding.ranks == (1,)
+    assert abs(finding.since_step - 400) <= 20
+    assert finding.detected_step <= 400 + 2 * 2.0 / 0.02
+    assert finding.evidence["cpu_wait_share"] == pytest.approx(0.0, abs=0.01)
+
+
+def test_without_a_word_about_cpus_it_takes_ten_seconds():
+    """Where the kernel does not tell, an excess has to last longer than a scheduler's usually do."""
+    finding = one(watched(quick(0.006), lambda *_: 0.0, telling=False), "straggler")
+    assert finding.detected_step >= 400 + 9.0 / 0.026
+
+
+@pytest.mark.parametrize("lasting", [3.0, 8.0, 20.0])
+def test_a_rank_that_waits_for_a_cpu_for_seconds_is_no_straggler(lasting):
+    """Another process takes a rank's CPU for up to 20 s, and the kernel says so."""
+    until = 400 + int(lasting / 0.028)
+    share = 0.008 / 0.028
+
+    def waited(seconds, rank):
+        held = min(max(seconds - 400 * 0.02, 0.0), lasting)
+        return 0.05 * seconds + (share * held if rank == 1 else 0.0)
+
+    assert "straggler" not in kinds(watched(quick(0.008, until=until), waited))
+
+
+def test_a_rank_that_waits_for_a_cpu_all_the_time_is_one():
+    """A process that does not go away: named after half a minute, with what it is."""
+
+    def waited(seconds, rank):
+        return 0.05 * seconds + (0.28 * max(seconds - 8.0, 0.0) if rank == 1 else 0.0)
+
+    finding = one(watched(quick(0.008, steps=2400), waited), "straggler")
+    assert finding.ranks == (1,)
+    assert "waits for a CPU" in finding.reason
+    assert "takes the CPU" in finding.advice[0]
+
+
+def test_spells_that_come_again_are_not_believed():
+    """Nothing is known of CPUs; spells of six seconds come and go, and the next one has to outlast them twice over."""
+
+    def spells(columns):
+        rows = (columns.step >= 400) & ((columns.step // 300) % 2 == 1)
+        columns.forward_seconds[rows, 1] += 0.008
+
+    job = Job(ranks=2, steps=4000, step_seconds=0.02, faults=(spells,), sample_period=0, batch_steps=50)
+    assert "straggler" not in kinds(analyze(job))
+
+
+def test_half_a_node_is_named_as_the_node():
+    """All eight ranks of one node of two take 30 % longer: the finding names the node, and that steps depend on all of them."""
+
+    def node(columns):
+        columns.forward_seconds[columns.step >= FROM, 8:] += 0.06
+
+    finding = one(analyze(Job(ranks=16, steps=300, faults=(node,), sample_period=0)), "straggler")
+    assert finding.ranks == tuple(range(8, 16))
+    assert finding.reason.startswith("Node node1 holds the others up")
+    assert finding.evidence["node"] == "node1"
+    assert finding.evidence["saved_seconds"] == pytest.approx(0.06, rel=0.35)
+    assert abs(finding.since_step - FROM) <= 20
+
+
+def test_what_steps_would_take_without_it_is_told():
+    """Two ranks are slow: without the worse one alone, steps wait for the other."""
+    faults = (slower(1, 0.06), slower(5, 0.04))
+    finding = one(analyze(Job(ranks=8, steps=300, faults=faults, sample_period=0)), "straggler")
+    assert finding.evidence["saved_seconds"] == pytest.approx(0.06, rel=0.35)
+    assert finding.evidence["saved_seconds_by_rank"][0] == pytest.approx(0.02, abs=0.01)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_rank_30_percent_slower_is_named_within_80_steps(seed):
+    """Real jobs' noise: each phase varies by 15 % from step to step, and steps take 0.1 s."""
+    job = Job(steps=300, seed=seed, step_seconds=0.1, jitter=0.15, faults=(slower(2, 0.03),), sample_period=0)
+    finding = one(watched(job, lambda seconds, rank: 0.02 * seconds), "straggler")
+    assert finding.ranks == (2,)
+    assert finding.detected_step <= FROM + 80
+
+
+NO_REPLICAS = AnalysisConfig(disabled=("missing_gradient_sync",))
+"""That check takes all ranks for replicas of one another, and explains stragglers: stages are none."""
+
+
+def staged(data_parallel, stages, own, steps=320, seed=0):
+    """A pipeline-parallel job as its ranks would tell: stages have gradients of their own, and ranks wait within them.
+
+    `own(rng, stage)` gives the compute of the ranks of one stage, shape (steps, data_parallel), in shares of the usual.
+    """
+    rng = np.random.default_rng(seed)
+    ranks = data_parallel * stages
+    times = np.stack([0.1 * own(rng, stage) for stage in range(stages)], axis=2).reshape(steps, ranks)
+
+    def replace(columns):
+        columns.forward_seconds[:] = times * rng.lognormal(0, 0.02, times.shape)
+        for stage in range(stages):
+            columns.gradient_fingerprint[:, stage::stages] += stage
+            members = columns.forward_seconds[:, stage::stages]
+            # `play` adds a wait for the slowest of all; here only those of the same stage are waited for.
+            columns.sync_seconds[:, stage::stages] += members.max(axis=1, keepdims=True) - members
+        before = columns.input_seconds + columns.forward_seconds + columns.backward_seconds
+        columns.sync_seconds -= before.max(axis=1, keepdims=True) - before
+
+    return Job(
+        ranks=ranks, steps=steps, seed=seed, step_seconds=0.2, jitter=0.01, faults=(replace,), sample_period=0
+    )
+
+
+def test_the_one_slow_worker_of_a_pipeline_is_accused():
+    """One worker of 4 x 4 takes 2.35 times as long as its peers (trace AR of StragglerAnalysis): it is named, nobody else."""
+
+    def own(rng, stage):
+        share = np.ones((320, 4))
+        if stage == 0:
+            share[:, 0] = 2.35
+        return share * rng.normal(1.0, 0.01, 4)
+
+    finding = one(analyze(staged(4, 4, own), NO_REPLICAS), "straggler")
+    assert finding.ranks == (0,)
+    assert finding.evidence["slowdown_seconds"] == pytest.approx(0.135, rel=0.2)
+
+
+def test_random_imbalance_of_sequence_lengths_accuses_nobody():
+    """32 x 2 workers whose compute varies by half from step to step, and by 3 % at most on median (trace SE)."""
+
+    def own(rng, _stage):
+        return rng.lognormal(0.0, 0.4, (320, 32)) * rng.uniform(0.99, 1.03, 32)
+
+    assert "straggler" not in kinds(analyze(staged(32, 2, own), NO_REPLICAS))
+
+
+def test_a_long_last_stage_accuses_nobody():
+    """2 x 4 workers whose last stage takes 1.38 and the others 0.85 (trace ST): the model's structure, not a rank's fault."""
+
+    def own(_rng, stage):
+        return np.full((320, 2), 1.38 if stage == 3 else 0.85)
+
+    assert "straggler" not in kinds(analyze(staged(2, 4, own), NO_REPLICAS))

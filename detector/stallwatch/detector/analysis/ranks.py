@@ -11,6 +11,8 @@ from stallwatch.detector.core.inputs import Phase, RankHeartbeat, RankHello
 from stallwatch.detector.core.liveness import LivenessObservation
 
 _REMEMBERED_INCARNATIONS = 4
+_SHORTEST_SPAN = 0.5
+"""Seconds between two heartbeats, at least, that a share of them is taken of."""
 
 
 def _floats(fill: float) -> NDArray[np.float64]:
@@ -35,6 +37,10 @@ _FILLS: dict[str, float] = {
     "last_received": -1,
     "collectives": -1,
     "loss": np.nan,
+    "cpu_wait": np.nan,
+    "cpu_wait_share": np.nan,
+    "cpu_wait_from": -1,
+    "cpu_wait_to": -1,
 }
 
 
@@ -68,9 +74,17 @@ class RankTable:
     step_seconds: NDArray[np.float64] = field(default_factory=lambda: _floats(np.nan))
     sync_seconds: NDArray[np.float64] = field(default_factory=lambda: _floats(np.nan))
     input_seconds: NDArray[np.float64] = field(default_factory=lambda: _floats(np.nan))
+    cpu_wait: NDArray[np.float64] = field(default_factory=lambda: _floats(np.nan))
+    """Seconds that the training thread had waited for a CPU, at `cpu_wait_at` by the agent's clock."""
+    cpu_wait_at: NDArray[np.float64] = field(default_factory=lambda: _floats(0.0))
+    cpu_wait_share: NDArray[np.float64] = field(default_factory=lambda: _floats(np.nan))
+    """Share of the latest span between two heartbeats, which covers these steps: after the first, up to the last."""
+    cpu_wait_from: NDArray[np.int64] = field(default_factory=_integers)
+    cpu_wait_to: NDArray[np.int64] = field(default_factory=_integers)
     incarnation: dict[int, int] = field(default_factory=dict)
     hosts: dict[int, str] = field(default_factory=dict)
     stacks: dict[int, str] = field(default_factory=dict)
+    flight_records: dict[int, str] = field(default_factory=dict)
     endings: dict[int, str] = field(default_factory=dict)
 
     @property
@@ -103,6 +117,9 @@ class RankTable:
             self.collectives[rank] = -1
             self.moved_at[rank] = now
             self.stacks.pop(rank, None)
+            self.flight_records.pop(rank, None)
+            self.cpu_wait[rank] = self.cpu_wait_share[rank] = np.nan
+            self.cpu_wait_from[rank] = self.cpu_wait_to[rank] = -1
         self.endings.pop(rank, None)
         self.hosts[rank] = hello.hostname
         self.attached[rank] = True
@@ -124,11 +141,29 @@ class RankTable:
             self.stacks[rank] = beat.stack
         else:
             self.stacks.pop(rank, None)
+        if beat.flight_record:
+            self.flight_records[rank] = beat.flight_record
         self.move(now, rank, beat.last_step)
+        self._wait_for_cpu(rank, beat)
+
+    def _wait_for_cpu(self, rank: int, beat: RankHeartbeat) -> None:
+        """What this heartbeat says of waiting for a CPU since the one before."""
+        elapsed = beat.sent_seconds - self.cpu_wait_at[rank]
+        if 0 <= elapsed < _SHORTEST_SPAN and np.isfinite(self.cpu_wait[rank]):
+            return
+        # Clocks are set now and then: a share is one.
+        if elapsed > 0:
+            self.cpu_wait_share[rank] = min(
+                max((beat.cpu_wait_seconds - self.cpu_wait[rank]) / elapsed, 0.0), 1.0
+            )
+            self.cpu_wait_from[rank] = self.cpu_wait_to[rank]
+        self.cpu_wait[rank], self.cpu_wait_at[rank] = beat.cpu_wait_seconds, beat.sent_seconds
+        self.cpu_wait_to[rank] = beat.last_step
 
     def move(self, now: float, rank: int, step: int) -> None:
         """The rank is known to have finished `step`."""
         if step > self.last_step[rank]:
+            self.flight_records.pop(rank, None)
             self.last_step[rank] = step
             self.moved_at[rank] = now
 
@@ -165,6 +200,10 @@ class RankTable:
             stacks=self.stacks,
             hosts=self.hosts,
             endings=self.endings,
+            cpu_wait_share=self.cpu_wait_share[index],
+            cpu_wait_from=self.cpu_wait_from[index],
+            cpu_wait_to=self.cpu_wait_to[index],
+            flight_records=self.flight_records,
         )
 
 

@@ -40,6 +40,32 @@ def beyond_others(values: Matrix) -> Matrix:
     return np.asarray(values - median)
 
 
+def trimmed_mean(values: Matrix) -> NDArray[np.float64]:
+    """Mean of the middle three fifths of each column: a stalled step or two do not move it."""
+    cut = len(values) // 5
+    ordered = np.sort(values, axis=0)
+    return np.asarray(ordered[cut : len(values) - cut].mean(axis=0))
+
+
+def peers(prints: NDArray[np.int64]) -> list[NDArray[np.int64]]:
+    """Which columns belong together: ranks whose optimizers see the same gradients, row by row of their fingerprints.
+
+    In pipeline and tensor parallel jobs only the ranks of one stage and shard wait for one another, and stages take different
+    times by their nature. Where that cannot be told (no fingerprints, or a rank whose gradients equal nobody's, which is
+    another fault) all belong together.
+    """
+    count = prints.shape[1]
+    everybody = [np.arange(count)]
+    if not len(prints) or (prints[0] == prints[0, 0]).all() or (prints[[0, -1]] < 0).any():
+        return everybody
+    label, sizes = np.unique(prints[0], return_inverse=True, return_counts=True)[1:]
+    last = np.unique(prints[-1], return_inverse=True)[1]
+    pairs = len({*zip(label.ravel().tolist(), last.ravel().tolist(), strict=True)})
+    if sizes.min() < 2 or pairs != sizes.size or int(last.max()) + 1 != sizes.size:
+        return everybody
+    return [np.flatnonzero(label.ravel() == each) for each in range(sizes.size)]
+
+
 def onset(series: NDArray[np.float64], steps: list[int]) -> int:
     """The step at which the level of a series went up: the best least-squares step, or the first step when there is none."""
     known = np.flatnonzero(np.isfinite(series))

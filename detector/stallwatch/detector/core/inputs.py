@@ -197,3 +197,9 @@ class RankHeartbeat:
     dropped_steps: int = 0
     reconnects: int = 0
     sample_period: int = 0
+    sent_seconds: float = 0.0
+    """When it was sent, by the agent's clock; 0 when unknown."""
+    cpu_wait_seconds: float = float("nan")
+    """How long the training thread has waited for a CPU, since it began; NaN when unknown."""
+    flight_record: str = ""
+    """Latest entries of the flight recorder of torch, as JSON; only while the rank seems to hang."""

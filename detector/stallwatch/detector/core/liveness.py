@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -53,3 +53,11 @@ class LivenessObservation:
     hosts: Mapping[int, str]
     endings: Mapping[int, str]
     """Reason of the goodbye or disconnect, by rank."""
+    cpu_wait_share: Floats = field(default_factory=lambda: np.zeros(0))
+    """Share of the time between two heartbeats that the training thread was ready to run and waited for a CPU; NaN where
+    unknown, empty when no rank tells."""
+    cpu_wait_from: Integers = field(default_factory=lambda: np.zeros(0, np.int64))
+    cpu_wait_to: Integers = field(default_factory=lambda: np.zeros(0, np.int64))
+    """The steps that this time covers: after `from`, up to and including `to`."""
+    flight_records: Mapping[int, str] = field(default_factory=dict)
+    """Latest entries of the flight recorder of torch by rank, as JSON, where the agent sent them since the rank last moved."""

@@ -111,6 +111,9 @@ def decode_heartbeat(beat: pb.Heartbeat) -> RankHeartbeat:
         dropped_steps=agent.dropped_steps,
         reconnects=agent.reconnects,
         sample_period=agent.sample_period,
+        sent_seconds=beat.sent_unix_seconds,
+        cpu_wait_seconds=beat.cpu_wait_seconds if beat.HasField("cpu_wait_seconds") else float("nan"),
+        flight_record=beat.flight_record,
     )
 
 

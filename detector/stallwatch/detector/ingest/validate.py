@@ -149,6 +149,14 @@ def check_heartbeat(beat: pb.Heartbeat) -> None:
             f"heartbeat.stack has {len(beat.stack)} characters: send the innermost "
             f"{limits.MAX_STACK_CHARACTERS}",
         )
+    if len(beat.flight_record) > limits.MAX_FLIGHT_RECORD_CHARACTERS:
+        raise InvalidInputError(
+            "heartbeat.flight_record",
+            f"heartbeat.flight_record has {len(beat.flight_record)} characters: send the latest entries, at most "
+            f"{limits.MAX_FLIGHT_RECORD_CHARACTERS}",
+        )
+    if beat.HasField("cpu_wait_seconds") and not np.isnan(beat.cpu_wait_seconds):
+        _check_amount("heartbeat.cpu_wait_seconds", beat.cpu_wait_seconds)
 
 
 def _check_steps(steps: pb.StepBatch) -> None:
