@@ -1,7 +1,7 @@
 # `make demo` and `make test` set themselves up from nothing; everything else is for those who work on Stallwatch.
 BIN := .venv/bin
 
-.PHONY: help setup demo test check format proto docs bench bench-verdicts clean
+.PHONY: help setup demo test check format proto docs bench bench-verdicts bench-faults clean
 
 help: ## Lists the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
@@ -36,6 +36,9 @@ bench: setup ## What the agent costs, and how much the analysis takes
 
 bench-verdicts: setup ## Scores plateau verdicts on synthetic curves, and on real ones with CURVES=DIR
 	@$(BIN)/python tests/bench/verdicts.py $(if $(CURVES),--curves $(CURVES)) --out build/verdicts $(ARGS)
+
+bench-faults: setup ## Breaks real jobs in every way it knows and judges what is said; see tests/faults/README.md for ARGS
+	@OMP_NUM_THREADS=1 $(BIN)/python tests/faults/run.py $(ARGS)
 
 clean: ## Removes the environment and everything generated outside git
 	@git clean -fdXq
