@@ -46,6 +46,14 @@ class Probes:
     gradients and sees clipping and loss scales."""
     inputs: bool = True
     """A checksum of a few bytes of the model's inputs at every step: sees ranks and epochs that get the same samples."""
+    gradient_zeros: bool = True
+    """Exact zeros in gradients, and rows of them, on sampled steps: dead units and underflow."""
+    directions: bool = True
+    """Cosines of the gradient after a sampled step with that step and with the gradient before it: too short or too long?"""
+    activations: bool = True
+    """Share of saturated outputs of tanh and sigmoid modules, on sampled steps."""
+    input_statistics: bool = False
+    """Mean and deviation of the model's first input, on sampled steps."""
     stacks: bool = True
     """The training thread's Python stack in heartbeats when a phase lasts suspiciously long."""
 

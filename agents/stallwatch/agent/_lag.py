@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 HISTORY = 16
 """Steps back that are compared."""
-UNKNOWN, EDITED = -1, -2
+UNKNOWN, EDITED, CARRIED = -1, -2, -3
 _FORMATS = {"float32": "f", "float64": "d", "float16": "e"}
 _TOLERANCES = {"float64": 1e-9, "float32": 1e-5, "float16": 4e-3, "bfloat16": 3e-2}
 """Relative error that scaling leaves: some units in the last place."""
@@ -78,23 +78,38 @@ class LagTracker:
         applied = vector(readings.applied, readings.dtype)
         self._local.appendleft(_sum([vector(each, readings.dtype) for each in readings.local]))
         lag, scale = self._compare(applied, produced, tolerance)
+        if lag == 0 and self._is_carried(readings):
+            lag = CARRIED
         self._produced.appendleft(produced)
         self._applied, self._lag = applied, lag
         return lag, scale
 
+    def _is_carried(self, readings: AnchorReadings) -> bool:
+        """Whether what the optimizer applied last was still there when this step's backwards began to add to it."""
+        if not readings.carried or self._applied is None:
+            return False
+        before = [vector(each, readings.dtype) for each in readings.carried]
+        # None of later micro-batches: cleared between them after all.
+        return before[0] == self._applied and None not in before
+
     def _compare(
         self, applied: Vector | None, produced: Vector | None, tolerance: float
     ) -> tuple[int, float]:
-        if applied is None or produced is None:
+        if applied is None:
             return UNKNOWN, _NAN
-        scale = factor(applied, produced, tolerance)
-        if not math.isnan(scale):
-            return 0, scale
-        if applied == self._applied and self._lag != UNKNOWN:
+        if produced is not None:
+            scale = factor(applied, produced, tolerance)
+            if not math.isnan(scale):
+                return 0, scale
+        # Gradients that were clipped element by element, or of which only the sign is left, repeat by chance.
+        telling = len({abs(value) for value in applied if value}) > 1
+        if telling and applied == self._applied:
             # Once more the same: a step older than it was.
             return max(self._lag, 0) + 1, _NAN
+        if produced is None:
+            return UNKNOWN, _NAN
         for back, before in enumerate(self._produced, start=1):
-            if before is not None and not math.isnan(factor(applied, before, tolerance)):
+            if telling and before is not None and not math.isnan(factor(applied, before, tolerance)):
                 return back, _NAN
         return EDITED, _NAN
 

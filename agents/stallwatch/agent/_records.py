@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     import torch
 
     from stallwatch.agent._probe.anchor import AnchorReadings
+    from stallwatch.agent._probe.directions import DirectionReadings
     from stallwatch.agent._probe.sampled import SampledReadings
 
 NAN = math.nan
@@ -56,6 +57,7 @@ class StepRecord:
     """Age of the applied gradient in steps, and its factor to the produced one: made of `anchor` off the training thread."""
     gradient_scale: float = NAN
     sampled: SampledReadings | None = None
+    direction: DirectionReadings | None = None
     arrived: Any = None
     """CUDA event after the last asynchronous copy of this record; None when nothing is awaited."""
     clock: Any = None
@@ -98,6 +100,9 @@ def build_batch(sequence: int, now: float, contents: Contents) -> wire.Batch:
         events=contents.events,
         dropped=contents.dropped,
         named_losses=_named_losses(contents.steps),
+        directions=[
+            each.direction.message(each.step) for each in contents.steps if each.direction is not None
+        ],
     )
 
 

@@ -32,13 +32,15 @@ Reading = bytes | Any
 class AnchorReadings:
     """What was read in one step; numbers are made of it on the background thread."""
 
-    __slots__ = ("applied", "dtype", "epoch", "local", "produced")
+    __slots__ = ("applied", "carried", "dtype", "epoch", "local", "produced")
 
     def __init__(self, epoch: int, dtype: torch.dtype) -> None:
         self.epoch = epoch
         self.dtype = dtype
         self.local: list[Reading] = []
         """One a micro-batch."""
+        self.carried: list[Reading] | None = []
+        """What was in the gradient before each micro-batch; None once it is known to have been cleared in this step."""
         self.produced: Reading | None = None
         self.applied: Reading | None = None
 
@@ -58,10 +60,18 @@ class GradientAnchor:
         # Biases and norms get a gradient from every sample; rows of an embedding only from some.
         self._candidates = [each for each in dense if each.dim() == 1] or dense
         self._parameter: Tensor | None = None
+        self._held = False
+        """Whether the optimizer that is followed updates it: what no optimizer updates, none needs to clear."""
+        self._optimizer: torch.optim.Optimizer | None = None
         self._offset = 0
         self._epoch = -1
         self._handle: Any = None
         self.readings: AnchorReadings | None = None
+
+    def adopt(self, optimizer: torch.optim.Optimizer) -> None:
+        """Follows this optimizer."""
+        self._optimizer = optimizer
+        self._held = _holds(optimizer, self._parameter)
 
     def begin(self, step: int) -> None:
         """A step begins: what is read from now on belongs to it."""
@@ -78,6 +88,7 @@ class GradientAnchor:
         self._epoch = epoch
         parameter = self._candidates[epoch * _STRIDE % len(self._candidates)]
         self._parameter = parameter
+        self._held = _holds(self._optimizer, parameter)
         # Of a sharded parameter only this rank's part is here, which may be smaller.
         size = local_part(parameter).numel()
         self._offset = max(size - ELEMENTS, 0) // 2
@@ -88,11 +99,21 @@ class GradientAnchor:
         try:
             readings = self.readings
             if readings is not None:
+                if readings.carried is not None:
+                    self._see_carried(readings, readings.carried)
                 reading = self._read(gradient)
                 if reading is not None:
                     readings.local.append(reading)
         except Exception as error:
             self._failed(error)
+
+    def _see_carried(self, readings: AnchorReadings, carried: list[Reading]) -> None:
+        before = self._parameter.grad if self._held and self._parameter is not None else None
+        reading = self._read(before)
+        if reading is None or (isinstance(reading, bytes) and not any(reading)):
+            readings.carried = None
+        else:
+            carried.append(reading)
 
     def produced(self) -> None:
         """A backward has ended."""
@@ -128,3 +149,9 @@ class GradientAnchor:
             return None
         # A copy: the gradient goes on changing where it lies.
         return self._fetch(flat(part)[self._offset : self._offset + ELEMENTS].clone())
+
+
+def _holds(optimizer: torch.optim.Optimizer | None, parameter: Tensor | None) -> bool:
+    return optimizer is not None and any(
+        each is parameter for group in optimizer.param_groups for each in group["params"]
+    )

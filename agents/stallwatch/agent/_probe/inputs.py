@@ -54,6 +54,16 @@ class InputProbe:
         elif not tensor.is_cpu:
             self._seen.append(self._fetch(self._thin(tensor)))
 
+    def statistics(self, arguments: tuple[Any, ...], keywords: Mapping[str, Any]) -> Tensor | None:
+        """Mean and standard deviation of the first tensor, on its way to the host; None when it holds no real numbers."""
+        import torch
+
+        tensor = self._first((*arguments, *keywords.values()))
+        if tensor is None or not tensor.numel() or not tensor.is_floating_point():
+            return None
+        values = tensor.detach().float()
+        return self._fetch(torch.stack([values.mean(), values.std(correction=0)]))
+
     def take(self) -> list[bytes | Tensor]:
         """What was seen since the last call; for `checksum`."""
         seen, self._seen = self._seen, []

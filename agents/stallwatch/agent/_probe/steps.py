@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 from stallwatch.agent._fingerprint import GradientSentinel
 from stallwatch.agent._probe.anchor import GradientAnchor
+from stallwatch.agent._probe.directions import DirectionProbe
 from stallwatch.agent._probe.hooks import Guard, Hook
 from stallwatch.agent._probe.inputs import InputProbe
 from stallwatch.agent._probe.model import collective_counter
 from stallwatch.agent._probe.sampled import SampledPass, SampledReadings
+from stallwatch.agent._probe.saturation import SaturationProbe
 from stallwatch.agent._records import NAN, Losses, StepRecord
 
 if TYPE_CHECKING:
@@ -50,6 +52,9 @@ class StepProbe:
         guard: Guard,
         start_step: int | None,
         background_seconds: Callable[[], float] = float,
+        note: Callable[[str, str], None] | None = None,
+        *,
+        details: bool = True,
     ) -> None:
         self._model = model
         self._background_seconds = background_seconds
@@ -58,7 +63,16 @@ class StepProbe:
         self._deliver = deliver
         self._guard = guard
         self._collectives = collective_counter(model)
-        self._sampled_pass = SampledPass(model, blocks, probes, reader, guard.failed)
+        self._sampled_pass = SampledPass(model, blocks, probes, reader, guard.failed, details=details)
+        self._directions = DirectionProbe(model, reader) if details and probes.directions else None
+        self._saturated: dict[str, torch.Tensor] = {}
+        self._saturation = (
+            SaturationProbe(model, reader, guard.failed) if details and probes.activations else None
+        )
+        self._input_statistics = probes.input_statistics
+        self._input: torch.Tensor | None = None
+        self._note = note
+        self._trainable = len(model.trainable)
         self._sentinel = GradientSentinel(model.trainable) if probes.gradient_fingerprint else None
         self._anchor = (
             GradientAnchor(model.trainable, reader, guard.failed) if probes.gradient_anchor else None
@@ -91,7 +105,8 @@ class StepProbe:
         """Fingerprint of the gradients as the last backward left them."""
         self._began = -1
         """The step whose first forward or backward has been seen."""
-        self._sampling = False
+        self._sampling = self._stepping = False
+        """Whether this step is sampled; whether optimizer.step has begun and not ended."""
         self._sample_cost = self._sample_cpu = 0.0
         self._sampling_seconds = 0.0
         self._sampled_at = (0, 0.0, 0.0)
@@ -126,6 +141,8 @@ class StepProbe:
     def adopt(self, optimizer: torch.optim.Optimizer) -> None:
         """Follows this optimizer: its calls of `step` are the steps."""
         self._primary = optimizer
+        if self._anchor is not None:
+            self._anchor.adopt(optimizer)
         self._handles.append(optimizer.register_step_pre_hook(Hook(self._guard, self._on_optimizer)))
         self._handles.append(optimizer.register_step_post_hook(Hook(self._guard, self._on_optimizer_end)))
 
@@ -176,8 +193,18 @@ class StepProbe:
     ) -> None:
         if self.phase == SYNC and self._forwards:
             self._enter(FORWARD, now, SYNC)
-        else:
+            if self._sampling and self._forwards == 1:
+                # DDP has just broadcast the buffers of rank 0: only now are they meant to be equal.
+                cpu = process_time()
+                self._sampled_pass.see_buffers()
+                self._skip_own_time(now, cpu)
+        elif (
             self._begin_forward(now, module, arguments, keywords)
+            and self._sampling
+            and self._forwards == 1
+            and self._model.wrapper is None
+        ):
+            self._sampled_pass.see_buffers()
 
     def _begin_forward(
         self, now: float, module: torch.nn.Module, arguments: tuple[Any, ...], keywords: Mapping[str, Any]
@@ -195,14 +222,29 @@ class StepProbe:
             self._enter(FORWARD, now, charge)
             if self._sampling:
                 cpu = process_time()
-                self._sampled_pass.arm()
+                self._arm()
                 self._skip_own_time(now, cpu)
         else:
             self._enter(FORWARD, now, charge)
         self._forwards += 1
         if self._inputs is not None:
             self._inputs.see(arguments, keywords)
+            if self._sampling and self._input_statistics and self._input is None:
+                self._input = self._inputs.statistics(arguments, keywords)
         return True
+
+    def _arm(self) -> None:
+        """A sampled step begins."""
+        self._sampled_pass.arm()
+        if self._saturation is not None:
+            self._saturation.arm()
+        trainable = len(self._model.trainable)
+        if trainable != self._trainable and self._note is not None:
+            self._note(
+                "requires_grad",
+                f"{trainable} parameters require a gradient, {self._trainable} did before",
+            )
+        self._trainable = trainable
 
     def _begin_step(self) -> None:
         self._began = self.next_step
@@ -218,6 +260,8 @@ class StepProbe:
     def _on_forward_end(self, now: float, *_: object) -> None:
         if self.phase == FORWARD:
             self._enter(BACKWARD, now, FORWARD)
+            if self._sampling and self._saturation is not None and self._forwards == 1:
+                self._saturated = self._saturation.take()
 
     def _on_any_ready(self, now: float, parameter: torch.Tensor) -> None:
         if self._last_ready is None:
@@ -294,17 +338,31 @@ class StepProbe:
         if not self._start_known:
             self._start_known = True
             self._restore_step(optimizer)
+        self._stepping = True
         self._fingerprint = -1 if self._sentinel is None else self._take_fingerprint(self._sentinel)
         if self._anchor is not None:
             self._anchor.applied()
         if self._sampling and self._micro_batches:
             began, cpu = perf_counter(), process_time()
             # When DDP averaged after every micro-batch, no local gradient of the whole step ever existed.
-            self._readings = self._sampled_pass.before_step(local_valid=self._synchronised <= 1)
+            self._readings = self._sampled_pass.before_step(optimizer, local_valid=self._synchronised <= 1)
+            if self._directions is not None:
+                self._directions.before_step()
+            self._skip_own_time(began, cpu)
+        elif self._directions is not None and self._directions.step >= 0:
+            began, cpu = perf_counter(), process_time()
+            if self._directions.step == self.next_step - 1 and self._micro_batches:
+                self._directions.compare()
+            else:
+                self._directions.forget()
             self._skip_own_time(began, cpu)
 
     def _on_optimizer_end(self, now: float, optimizer: torch.optim.Optimizer, *_: object) -> None:
         self._enter(INPUT, now, OPTIMIZER)
+        if not self._stepping:
+            # The step of a subclass that ends after its parent's: one step, two calls of hooks.
+            return
+        self._stepping = False
         pending = self._pending
         if pending is not None and not self._micro_batches and not self._forwards:
             # The same gradients applied once more.
@@ -328,11 +386,16 @@ class StepProbe:
             anchor=None if self._anchor is None else self._anchor.take(),
             inputs=[] if self._inputs is None else self._inputs.take(),
             optimizer_steps=1,
+            direction=None if self._directions is None else self._directions.take(),
         )
         if self._readings is not None:
             began, cpu = perf_counter(), process_time()
             readings, self._readings = self._readings, None
             self._sampled_pass.after_step(readings, optimizer)
+            readings.saturated, self._saturated = self._saturated, {}
+            readings.inputs, self._input = self._input, None
+            if self._directions is not None:
+                self._directions.after_step(record.step)
             record.sampled = readings
             self._skip_own_time(began, cpu)
             self._settle_sample(record.step)
@@ -350,7 +413,8 @@ class StepProbe:
         self._forwards = self._micro_batches = self._synchronised = 0
         self._sampling = False
         self._produced = -1
-        self._sample_cost = self._sample_cpu = 0.0
+        if record.sampled is not None:
+            self._sample_cost = self._sample_cpu = 0.0
         self._losses = Losses()
         for index in range(len(seconds)):
             seconds[index] = 0.0

@@ -70,7 +70,8 @@ class StepObservation:
     produced_fingerprint: Integers = field(default_factory=_no_integers)
     """Like `gradient_fingerprint`, of the gradient as the last backward left it; -1 when none was taken."""
     gradient_lag: Integers = field(default_factory=_no_integers)
-    """Age in steps of the gradient that the optimizer saw: 0 fresh, -1 unknown, -2 edited beyond a factor."""
+    """Age in steps of the gradient that the optimizer saw: 0 fresh, -1 unknown, -2 edited beyond a factor, -3 added to that
+    of the step before, which was not cleared."""
     gradient_scale: Floats = field(default_factory=_no_floats)
     """Factor of the gradient that the optimizer saw to the one that the backward left; NaN when unknown."""
     input_fingerprint: Integers = field(default_factory=_no_integers)
@@ -122,7 +123,8 @@ class AttemptObservation:
 class RunDeclaration:
     """What the ranks said of themselves when they attached.
 
-    Comes before the first step of an attempt, and again before the next step once any of it has changed. Numbers are of the lowest rank that has attached; 0 and empty text stand for what was not declared.
+    Comes before the first step of an attempt, and again before the next step once any of it has changed. Numbers are of
+    the lowest rank that has attached; 0 and empty text stand for what was not declared.
     """
 
     step: int

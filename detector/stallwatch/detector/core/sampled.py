@@ -44,7 +44,7 @@ class SampledObservation:
     """Samples behind each rank's gradient, shape (ranks,)."""
     optimizer_state_step: Integers
     buffer_fingerprint: Fingerprints
-    """0 without buffers; buffers may differ legitimately."""
+    """Of the buffers as the forward finds them, after DDP's broadcast; 0 without buffers or when not taken."""
     non_finite_blocks: tuple[tuple[int, ...], ...]
     """Per rank, the indices of the blocks whose gradient held a NaN or an infinity."""
     carried_gradient_square: Floats = field(default_factory=_no_floats)
@@ -62,7 +62,7 @@ class SampledObservation:
     parameter_squares: Floats = field(default_factory=_no_floats)
     update_squares: Floats = field(default_factory=_no_floats)
     unchanged_share: Floats = field(default_factory=_no_floats)
-    """Share of the parameter elements that the step left exactly as they were; NaN when not taken."""
+    """Share of the parameter elements with a gradient that the step left exactly as they were; NaN when not taken."""
 
     def any_non_finite(self) -> frozenset[int]:
         """The blocks that held a NaN or an infinity on any rank: their bits say nothing about agreement."""
