@@ -25,6 +25,7 @@ from stallwatch.detector.core.verdicts import Verdict
 from stallwatch.detector.core.vocabulary import VOCABULARY
 from stallwatch.detector.engine.snapshot import decode_part, encode_part
 from stallwatch.detector.signals.loss import LossSignal
+from stallwatch.detector.signals.step_windows import StepWindows
 
 RANKS = 4
 STREAMS = (
@@ -37,10 +38,13 @@ STREAMS = (
     "duplicates",
     "restart",
     "faulty",
+    "slow",
     "partial",
     "unknown",
 )
-SIGNALS = {"loss": LossSignal}
+SLOW = ("input_bound", "throughput_regression")
+"""Found in the stream whose ranks all wait for data from step 150 on; the others have faults in the stream of that name."""
+SIGNALS = {"step_windows": StepWindows, "loss": LossSignal}
 
 
 def make(name: str) -> Check | Signal:
@@ -76,6 +80,8 @@ def step_of(stream: str, step: int, index: int, attempt: int, rng: np.random.Gen
         sync[1:] += 0.2
         advance = 121
         loss *= 1 + (index - 120) / 20
+    if stream == "slow" and index >= 150:
+        own[0] += 0.5
     seconds = own.sum(axis=0) + sync
     if stream == "unknown":
         prints[:] = -1
@@ -199,7 +205,7 @@ def declaration_of(step: int, attempt: int) -> RunDeclaration:
 
 @functools.cache
 def observations(stream: str, length: int = 320, seed: int = 3) -> list[object]:
-    """A stream of every sort of observation, with what the loss model derives from it."""
+    """A stream of every sort of observation, with what signals derive from it."""
     rng = np.random.default_rng(seed)
     steps = list(range(length))
     if stream == "gaps":
@@ -228,11 +234,12 @@ def observations(stream: str, length: int = 320, seed: int = 3) -> list[object]:
             made.append(EvaluationObservation(number, rising, 100.0, {"accuracy": min(index / 300, 0.8)}))
         if index == 100:
             made.append(EventObservation(number, "augmentation", "mixup on"))
-    signal = LossSignal()
+    signals = [make(name) for name in SIGNALS]
     derived: list[object] = []
     for each in made:
-        if type(each) in signal.consumes:
-            derived.extend(signal.update(each))
+        for signal in signals:
+            if type(each) in signal.consumes:
+                derived.extend(signal.update(each))
         derived.append(each)
     return derived
 
@@ -308,7 +315,7 @@ def test_memory_does_not_grow_with_the_run(name, stream):
 
 
 @pytest.mark.parametrize("name", [kind for kind in CHECKS if VOCABULARY[kind].category != "learning"])
-@pytest.mark.parametrize("stream", [stream for stream in STREAMS if stream != "faulty"])
+@pytest.mark.parametrize("stream", [stream for stream in STREAMS if stream not in ("faulty", "slow")])
 def test_streams_without_a_fault_of_the_processes_give_no_verdict(name, stream):
     """Noise, NaN losses, gaps, repeated or missing steps, restarts and partial reports are no fault of synchronisation."""
     assert not [verdict for verdict in verdicts(name, stream) if verdict.firing]
@@ -317,7 +324,8 @@ def test_streams_without_a_fault_of_the_processes_give_no_verdict(name, stream):
 @pytest.mark.parametrize("name", [kind for kind in CHECKS if VOCABULARY[kind].category != "learning"])
 def test_the_faulty_stream_is_called(name):
     """The stream that has every fault of the processes makes every such check speak: the suite would notice a dead one."""
-    assert [verdict for verdict in verdicts(name, "faulty") if verdict.firing]
+    stream = "slow" if name in SLOW else "faulty"
+    assert [verdict for verdict in verdicts(name, stream) if verdict.firing]
 
 
 @pytest.mark.parametrize("name", list(CHECKS))

@@ -33,6 +33,11 @@ EXPLANATIONS = (
     Explanation("hang", "rank_lost"),
     Explanation("straggler", "rank_lost", settle_steps=100),
     Explanation("straggler", "hang", settle_steps=100),
+    # Steps are longer because of one rank, or because data comes late: that says more.
+    Explanation("throughput_regression", "straggler", settle_steps=200),
+    Explanation("throughput_regression", "input_bound", settle_steps=200),
+    Explanation("throughput_regression", "rank_lost", settle_steps=200),
+    Explanation("throughput_regression", "hang", settle_steps=200),
     # Who does not synchronise keeps nobody waiting in order, and the same mistake costs time.
     Explanation("straggler", "missing_gradient_sync", settle_steps=100),
     # A loss that is no number any more has no level to rise from.

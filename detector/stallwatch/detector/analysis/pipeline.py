@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from stallwatch.detector.analysis.config import AnalysisConfig
 from stallwatch.detector.checks.contract import Check, Signal
 from stallwatch.detector.signals.loss import LossSignal
+from stallwatch.detector.signals.step_windows import StepWindows
 
 
 @dataclass(slots=True)
@@ -24,7 +25,10 @@ class Pipeline:
     @classmethod
     def build(cls, config: AnalysisConfig) -> Pipeline:
         """Fresh signals and checks, as configured."""
-        signals: dict[str, Signal] = {"loss": LossSignal(config=config.loss)}
+        signals: dict[str, Signal] = {
+            "loss": LossSignal(config=config.loss),
+            "step_windows": StepWindows(),
+        }
         checks = {kind: check for kind, check in config.checks.build().items() if kind not in config.disabled}
         return cls(signals, checks)
 

@@ -10,6 +10,7 @@ from stallwatch.detector.checks.contract import Check
 from stallwatch.detector.checks.divergence import DivergenceConfig
 from stallwatch.detector.checks.eval_plateau import EvalPlateauConfig
 from stallwatch.detector.checks.hang import Hang, HangConfig
+from stallwatch.detector.checks.input_bound import InputBound, InputBoundConfig
 from stallwatch.detector.checks.learning import LEARNING_CHECKS
 from stallwatch.detector.checks.loss_spike import LossSpikeConfig
 from stallwatch.detector.checks.missing_gradient_sync import MissingGradientSync, MissingGradientSyncConfig
@@ -21,6 +22,7 @@ from stallwatch.detector.checks.rank_lost import RankLost, RankLostConfig
 from stallwatch.detector.checks.replica_desync import ReplicaDesync, ReplicaDesyncConfig
 from stallwatch.detector.checks.slow_convergence import SlowConvergenceConfig
 from stallwatch.detector.checks.straggler import Straggler, StragglerConfig
+from stallwatch.detector.checks.throughput_regression import ThroughputRegression, ThroughputRegressionConfig
 
 CHECKS: dict[str, Callable[..., Any]] = {
     # What explains comes before what it explains.
@@ -29,6 +31,8 @@ CHECKS: dict[str, Callable[..., Any]] = {
     RankLost.kind: RankLost,
     Hang.kind: Hang,
     Straggler.kind: Straggler,
+    InputBound.kind: InputBound,
+    ThroughputRegression.kind: ThroughputRegression,
     "non_finite": LEARNING_CHECKS["non_finite"],
     **LEARNING_CHECKS,
 }
@@ -43,6 +47,8 @@ class CheckConfigs:
     rank_lost: RankLostConfig = field(default_factory=RankLostConfig)
     hang: HangConfig = field(default_factory=HangConfig)
     straggler: StragglerConfig = field(default_factory=StragglerConfig)
+    input_bound: InputBoundConfig = field(default_factory=InputBoundConfig)
+    throughput_regression: ThroughputRegressionConfig = field(default_factory=ThroughputRegressionConfig)
     plateau: PlateauConfig = field(default_factory=PlateauConfig)
     slow_convergence: SlowConvergenceConfig = field(default_factory=SlowConvergenceConfig)
     oscillation: OscillationConfig = field(default_factory=OscillationConfig)
