@@ -13,7 +13,7 @@ import math
 import statistics
 from collections import defaultdict
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from stallwatch.detector.core.learning import STOPPED_STATES, LossAssessment, LossPoint
@@ -51,6 +51,8 @@ class Curve:
     rows: list[tuple[float, float, float | None, bool]]
     """The same with evaluations between them: the last field says which."""
     cuts: list[Cut]
+    axis: str
+    """What positions count: `step` or `epoch`."""
 
     @property
     def whole(self) -> bool:
@@ -127,12 +129,15 @@ def _curve(folder: Path, row: dict[str, str], cuts: list[Cut]) -> Curve:
         if line.get(row["primary"]):
             rows.append((position, float(line[row["primary"]]), rate, False))
     points = [(position, value, rate) for position, value, rate, other in rows if not other]
-    return Curve(row["id"], row["family"], points, rows, cuts)
+    return Curve(row["id"], row["family"], points, rows, cuts, axis)
 
 
 def follow(curve: Curve, config: LossConfig) -> list[tuple[float, LossAssessment]]:
     """Every assessment of a curve, called live: knowing only what came before."""
-    signal, whole, ordinal = LossSignal(config=config), curve.whole, -1
+    whole, ordinal = curve.whole, -1
+    span = curve.points[-1][0] - curve.points[0][0] if curve.points else 0.0
+    counted = whole and curve.axis == "step" and span >= 10 * config.fewest_steps
+    signal = LossSignal(config=config if counted else replace(config, fewest_steps=0))
     out: list[tuple[float, LossAssessment]] = []
     for position, value, rate, is_evaluation in curve.rows:
         if is_evaluation:

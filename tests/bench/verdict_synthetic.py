@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -65,36 +67,41 @@ def bound(flat_from: float, sigma: float, correlation: float, material: float) -
     return float((12 * (1.645 * long_run * horizon / material) ** 2) ** (1 / 3))
 
 
-def power_laws(config: LossConfig, steps: int, seeds: int) -> list[Row]:
+EXPONENTS = (0.05, 0.1, 0.2, 0.3, 0.5)
+_NOISES = ((0.0, 0.05, False), (0.0, 0.3, False), (0.9, 0.02, False), (0.9, 0.05, False), (0.0, 0.05, True))
+"""Correlation, standard deviation as a share of the loss, heavy tails."""
+
+
+def power_laws(
+    config: LossConfig, steps: int, seeds: int, exponents: tuple[float, ...] = EXPONENTS
+) -> list[Row]:
     """Runs that improve for ever, watched at every step: the share that was ever called stopped."""
-    rows: list[Row] = []
+    conditions = [
+        (config, steps, seeds, exponent, floor, noises)
+        for exponent in exponents
+        for floor in (0.0, 1.0)
+        for noises in _NOISES
+    ]
+    with ProcessPoolExecutor() as pool:
+        return list(pool.map(_power_law, conditions))
+
+
+def _power_law(condition: tuple[LossConfig, int, int, float, float, tuple[float, float, bool]]) -> Row:
+    config, steps, seeds, exponent, floor, (correlation, sigma, heavy) = condition
     axis = np.arange(steps, dtype=float) + 1
-    for exponent in (0.05, 0.1, 0.2, 0.3, 0.5):
-        for floor in (0.0, 1.0):
-            for correlation, sigma, heavy in (
-                (0.0, 0.05, False),
-                (0.0, 0.3, False),
-                (0.9, 0.05, False),
-                (0.0, 0.05, True),
-            ):
-                false = 0
-                for seed in range(seeds):
-                    rng = np.random.default_rng(seed)
-                    curve = floor + axis**-exponent
-                    values = curve * (1 + sigma * noise(rng, steps, correlation, heavy=heavy))
-                    # After the point where the truth itself is flat a call is no false one.
-                    progress = 1 - axis**-exponent
-                    gain = axis**-exponent * (1 - 1.5**-exponent)
-                    learns = gain >= 0.01 * np.minimum(progress, curve)
-                    learns[:2] = True
-                    false += any(learns[step] for step in stopped(calls(values, config)))
-                rows.append(
-                    {
-                        "exponent": exponent, "floor": floor, "correlation": correlation, "noise": sigma,
-                        "tails": "heavy" if heavy else "normal", "runs": seeds, "false": false,
-                    }
-                )  # fmt: skip
-    return rows
+    curve = floor + axis**-exponent
+    # After the point where the truth itself is flat a call is no false one.
+    gain = axis**-exponent * (1 - 1.5**-exponent)
+    learns = gain >= 0.01 * np.minimum(1 - axis**-exponent, curve)
+    learns[:2] = True
+    false = 0
+    for seed in range(seeds):
+        values = curve * (1 + sigma * noise(np.random.default_rng(seed), steps, correlation, heavy=heavy))
+        false += any(learns[step] for step in stopped(calls(values, config)))
+    return {
+        "exponent": exponent, "floor": floor, "correlation": correlation, "noise": sigma,
+        "tails": "heavy" if heavy else "normal", "runs": seeds, "false": false,
+    }  # fmt: skip
 
 
 def plateaus(config: LossConfig, start: int, seeds: int) -> list[Row]:
@@ -132,6 +139,7 @@ def plateaus(config: LossConfig, start: int, seeds: int) -> list[Row]:
 def epochs(config: LossConfig, seeds: int) -> list[Row]:
     """Fifty epochs, flat from the 27th: share called in time, and false calls on twins that go on."""
     rows: list[Row] = []
+    config = replace(config, fewest_steps=0)  # an epoch is no step
     axis = np.arange(EPOCHS, dtype=float)
     for sigma, due in _DUE.items():
         for name, shape in EPOCH_SHAPES.items():

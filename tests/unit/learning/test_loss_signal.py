@@ -34,6 +34,22 @@ def test_a_true_plateau_is_called(exponent: float) -> None:
     assert abs(called.since_step - 4000) < 1200
 
 
+@pytest.mark.parametrize("exponent", [0.05, 0.1, 0.3])
+def test_the_first_steps_of_a_run_are_no_plateau(exponent: float) -> None:
+    """Red noise of a few dozen optimizer steps looks like any curve: no verdict is taken from it."""
+    for seed in range(8):
+        values = noisy(power_law(exponent, 0.2), 150, 0.02, seed, 0.9)
+        assert not STOPPED_STATES.intersection(states(watch(values)))
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_onset_of_a_sharp_bend_is_dated(seed: int) -> None:
+    """A fast fall early in a long run is no flat start, however the fit of its later half reads it."""
+    values = noisy(lambda t: 2.3 - 0.8 * np.minimum(t / 300, 1), 3000, 0.03, seed)
+    called = next(look for look in watch(values) if look.state == "plateau")
+    assert abs(called.since_step - 300) <= 60
+
+
 @pytest.mark.parametrize("factor", [1e-6, 1e6])
 def test_scale_does_not_matter(factor: float) -> None:
     """Multiplying the loss by a constant changes no state."""

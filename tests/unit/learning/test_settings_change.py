@@ -11,6 +11,7 @@ from stallwatch.detector.core.learning import STOPPED_STATES, LossAssessment, Lo
 from stallwatch.detector.core.observations import AttemptObservation, EvaluationObservation
 from stallwatch.detector.signals.learning_rate import LearningRateTracker
 from stallwatch.detector.signals.loss import LossSignal
+from stallwatch.detector.signals.loss_config import LossConfig
 from support.loss_curves import Shape, flat_from, noisy, power_law, states, watch
 
 
@@ -161,13 +162,13 @@ def test_fifty_epochs_flat_from_the_27th(noise: float, due: int) -> None:
     def shape(steps: np.ndarray) -> np.ndarray:
         return 2.3 * (steps + 1) ** -0.5
 
-    in_time = 0
+    in_time, config = 0, LossConfig(fewest_steps=0)
     for seed in range(8):
         calls = [
             look.step
-            for look in watch(noisy(flat_from(shape, 27), 50, noise, seed))
+            for look in watch(noisy(flat_from(shape, 27), 50, noise, seed), config)
             if look.state == "plateau"
         ]
         in_time += any(27 <= step <= due for step in calls)
-        assert not STOPPED_STATES.intersection(states(watch(noisy(shape, 50, noise, seed))))
+        assert not STOPPED_STATES.intersection(states(watch(noisy(shape, 50, noise, seed), config)))
     assert in_time >= 7

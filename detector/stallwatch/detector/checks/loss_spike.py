@@ -58,6 +58,10 @@ class LossSpike:
 
     config: LossSpikeConfig = field(default_factory=LossSpikeConfig)
     calm: list[float] = field(default_factory=list)
+    highest: float = -math.inf
+    """The highest of the latest calm values."""
+    highest_age: int = 0
+    """Calm values since then; from `window` on it is out of date."""
     first: float = math.nan
     """Median of the first calm values."""
     began: int = -1
@@ -88,6 +92,9 @@ class LossSpike:
             self.peak, self.recovered, self.length = loss, 0, 1
             return self._verdict(step, firing=True)
         self.calm.append(loss)
+        self.highest_age += 1
+        if loss >= self.highest:
+            self.highest, self.highest_age = loss, 0
         if len(self.calm) == self.config.minimum_values and math.isnan(self.first):
             self.first = float(np.median(self.calm[:8]))
         if len(self.calm) >= 2 * self.config.window:
@@ -96,7 +103,14 @@ class LossSpike:
 
     def _spikes(self, loss: float) -> bool:
         """Whether this value stands out; cheap for the many that do not."""
+        # A spike exceeds every value of the window, so medians are taken only where one does.
         if loss <= self.calm[-1]:
+            return False
+        if self.highest_age >= self.config.window:
+            window = self.calm[-self.config.window :]
+            self.highest = max(window)
+            self.highest_age = window[::-1].index(self.highest)
+        if loss <= self.highest:
             return False
         recent = np.array(self.calm[-self.config.window :])
         self.normal, self.sigma = median_and_sigma(recent)
@@ -120,7 +134,7 @@ class LossSpike:
         if self.length >= self.config.give_up:
             verdict = self._verdict(step, firing=False)
             self.began = -1
-            self.calm = [loss]
+            self.calm, self.highest, self.highest_age = [loss], loss, 0
             return verdict
         return None
 

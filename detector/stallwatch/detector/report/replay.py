@@ -24,17 +24,30 @@ from stallwatch.detector.signals.loss import LossConfig, LossSignal
 
 _PROGRESS_POINTS = 1000
 _LARGEST_LOSS = 1e100
+# A run of so many times the fewest steps that a plateau takes is one that somebody would train.
+_SHORTEST_RUN = 10
 # One or two losses that are not finite are skipped by any loss scaler; as many as this in a row are no accident.
 _BROKEN_POINTS = 3
 
 
 def replay(log: TrainingLog, *, total_steps: int | None = None, progress: Progress = no_progress) -> Outcome:
     """Feed the log through the loss model and the checks of learning, in its order."""
-    analysis = _Analysis(log, Positions.of(log), LossSignal(config=LossConfig(total_steps=total_steps)))
+    positions = Positions.of(log)
+    config = LossConfig(total_steps=total_steps)
+    if not _counts_optimizer_steps(log, positions, config.fewest_steps):
+        config = replace(config, fewest_steps=0)
+    analysis = _Analysis(log, positions, LossSignal(config=config))
     # What a loss of 1e100 does to a fit is seen in the verdict; numpy's own word on it helps nobody.
     with np.errstate(all="ignore"):
         analysis.run(progress)
     return analysis.outcome()
+
+
+def _counts_optimizer_steps(log: TrainingLog, positions: Positions, fewest: int) -> bool:
+    """Whether a step of the log is one of the optimizer; a log of some dozens of "steps" counts epochs or records."""
+    steps = log.points.step
+    named = positions.unit == "step" and "step" in log.columns
+    return named and steps.size > 0 and float(steps.max() - steps.min()) >= _SHORTEST_RUN * fewest
 
 
 def _evaluations(log: TrainingLog, positions: Positions) -> Iterator[tuple[int, EvaluationObservation]]:

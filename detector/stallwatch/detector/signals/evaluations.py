@@ -49,11 +49,11 @@ class EvaluationSeries:
     def __len__(self) -> int:
         return len(self.steps)
 
-    def trend_since(self, step: float) -> Trend | None:
-        """Line through the points at and after a step; None with fewer than 5."""
+    def trend_since(self, step: float, *, curved: bool = False) -> Trend | None:
+        """Line through the points at and after a step; None with fewer than 5. A `curved` course is no noise."""
         steps, values, weights = self.arrays()
         kept = steps >= step
-        return fit_trend(steps[kept], values[kept], weights[kept])
+        return fit_trend(steps[kept], values[kept], weights[kept], curved=curved)
 
     def smoothed(self) -> Floats:
         """Means of three neighbours, shape (points - 2,)."""

@@ -47,6 +47,9 @@ class LossConfig:
     """After the settings changed, no plateau before this share of the whole run has passed."""
     settle_share: float = 0.2
     """After the learning rate was last raised (a warm-up), no plateau before this share of the whole run has passed."""
+    fewest_steps: int = 100
+    """No plateau before so many optimizer steps. Momentum and Adam's averages tie some ten steps together, so these hold no
+    more than a handful of independent values. 0 where a step is something else: an epoch, a record."""
     mature_share: float = 0.05
     """No plateau before this share of the planned run, when it is known."""
     total_steps: int | None = None
@@ -62,5 +65,7 @@ class LossConfig:
             raise ValueError(f"trend_prior must lie between 0 and 1, not {self.trend_prior}")
         if self.minimum_points < 8:
             raise ValueError(f"minimum_points must be at least 8, not {self.minimum_points}")
+        if self.fewest_steps < 0:
+            raise ValueError(f"fewest_steps must not be negative, not {self.fewest_steps}")
         if self.total_steps is not None and self.total_steps < 1:
             raise ValueError(f"total_steps must be at least 1, not {self.total_steps}")

@@ -34,6 +34,8 @@ Floats = NDArray[np.float64]
 _SPARSE = 5
 """From this many steps between points on, a point stands for several optimizer steps."""
 _SWING_BLOCKS = 48
+_SURELY = 4.0
+"""Standard errors beyond which one of some 50 differences is no accident."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,8 +78,10 @@ class Evidence:
     origin: int
     settled: int
     """Steps since the learning rate was last raised; the run's age when it never was."""
-    best_step: int
-    """Where the best level was."""
+    rise_from: int
+    """The last step at which the loss was not surely above its best level."""
+    above_until: int
+    """Up to here the loss lay surely above what it is now; `origin` when it never did."""
 
     def gain_interval(self, steps: int, config: LossConfig) -> tuple[float, float]:
         """95 % interval of the improvement over the next `steps`, in units of the loss.
@@ -124,6 +128,7 @@ def look(signal: LossSignal) -> Evidence | None:
     smooth = np.convolve(values, np.ones(3) / 3, "valid")
     lowest = int(np.argmin(smooth))
     rise = find_rise(history, age, first, float(smooth[lowest]), gain, posterior, trends)
+    unsure = _SURELY * noise / math.sqrt(3)
     raw = np.array(signal.recent.values[-signal.recent.size :])
     return Evidence(
         step=history.last,
@@ -151,8 +156,19 @@ def look(signal: LossSignal) -> Evidence | None:
         level=level,
         origin=origin,
         settled=history.last - max(signal.rates.raised_at, history.first - 1),
-        best_step=round(float(steps[lowest + 1])),
+        rise_from=round(float(steps[1 + np.flatnonzero(smooth <= smooth[lowest] + unsure)[-1]])),
+        above_until=_above_until(rows, level, first, gain, noise, origin),
     )
+
+
+def _above_until(rows: Floats, level: float, first: float, gain: float, noise: float, origin: int) -> int:
+    """The last step around which three blocks lay surely above the level of now."""
+    limit = level + max(gain, _SURELY * noise / math.sqrt(3))
+    above = np.flatnonzero(np.convolve(rows[:, 1], np.ones(3) / 3, "valid") > limit)
+    if len(above):
+        return round(float(rows[above[-1] + 1, 0]))
+    # What came before the fitted part is known by the first points alone.
+    return round(float(rows[0, 0])) if first > level + max(gain, _SURELY * noise) else origin
 
 
 def _alternation(raw: Floats) -> float:

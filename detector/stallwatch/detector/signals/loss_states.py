@@ -29,10 +29,10 @@ def _onset(state: str, evidence: Evidence) -> tuple[int, float]:
         # Where the curve is known more finely than what matters, its bend is where it is seen to bend.
         unresolved = max(2 * evidence.posterior.level_error, 0.1 * evidence.gain)
         begun, spread = evidence.posterior.onset(min(evidence.gain, unresolved))
-        start = evidence.origin + round(begun * evidence.age)
+        start = max(evidence.origin + round(begun * evidence.age), evidence.above_until)
         return min(start, evidence.step), max(spread, 0.02) * evidence.age
     if state == "diverging":
-        return min(evidence.best_step, evidence.step), 0.02 * evidence.age
+        return min(evidence.rise_from, evidence.step), 0.02 * evidence.age
     return evidence.step, 0.05 * evidence.age
 
 
@@ -150,5 +150,6 @@ class StateMachine:
             and not self._moving(evidence)
             and evidence.settled >= config.settle_share * evidence.run_age
             and evidence.age >= config.hold_share * evidence.run_age
+            and evidence.run_age >= config.fewest_steps
             and mature
         )

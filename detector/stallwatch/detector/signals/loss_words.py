@@ -5,11 +5,16 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from stallwatch.detector.core.learning import LossAssessment, LossForecast
 
 if TYPE_CHECKING:
     from stallwatch.detector.signals.loss import LossSignal
     from stallwatch.detector.signals.loss_look import Evidence
+
+_AHEAD = np.expm1(np.linspace(0.0, math.log(11.0), 256))
+"""Horizons up to ten times the age, evenly spaced in log time, in which courses are about straight."""
 
 
 def number(value: float) -> str:
@@ -95,10 +100,10 @@ def next_percent(evidence: Evidence) -> int | None:
     wanted = 0.01 * abs(evidence.level)
     if evidence.expected_gain <= 0 or wanted <= 0:
         return None
-    low, high = 0.0, 10.0
-    if evidence.posterior.expected_gain(high) < wanted:
+    gains = evidence.posterior.expected_gains(_AHEAD)
+    reached = int(np.argmax(gains >= wanted))
+    if gains[-1] < wanted or reached == 0:
         return None
-    for _ in range(30):
-        middle = (low + high) / 2
-        low, high = (middle, high) if evidence.posterior.expected_gain(middle) < wanted else (low, middle)
-    return max(1, round(high * evidence.age))
+    share = (wanted - gains[reached - 1]) / (gains[reached] - gains[reached - 1])
+    ahead = _AHEAD[reached - 1] + share * (_AHEAD[reached] - _AHEAD[reached - 1])
+    return max(1, round(float(ahead) * evidence.age))

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stallwatch.detector.stats.hinge_models import SMALLEST, TAILS, Curve, Fits, bases, fit_models, log_slopes
-from stallwatch.detector.stats.student import student_cdfs
+from stallwatch.detector.stats.student import student_cdfs, student_cdfs_interpolated
 
 Floats = NDArray[np.float64]
 
@@ -74,6 +74,14 @@ class HingePosterior:
         """Posterior mean of the gain over the next `horizon`."""
         return float(self.weight @ self.gains(horizon)[0])
 
+    def expected_gains(self, horizons: Floats) -> Floats:
+        """`expected_gain` at many horizons at once."""
+        then = bases(1.0 + horizons)
+        broken = self.tail >= 0
+        share = np.bincount(self.basis[~broken], (self.weight * self.amplitude)[~broken], len(then))
+        rate = float(self.weight[broken] @ self.rate[broken])
+        return share @ (bases(np.ones(1)) - then) + rate * np.log1p(horizons)
+
     def gain_interval(self, horizon: float, extra: float = 0.0) -> tuple[float, float]:
         """95 % interval of the gain over the next `horizon`; `extra` is added to every model's standard error."""
         kept = (
@@ -85,7 +93,9 @@ class HingePosterior:
         wide = np.sqrt(error**2 + self.level_error**2 + extra**2)
         wide = np.maximum(wide, 1e-12 * max(abs(self.level), 1e-300))
         grid = np.linspace(float(np.min(mean - 5 * wide)), float(np.max(mean + 5 * wide)), 129)
-        below = share @ student_cdfs((grid[None, :] - mean[:, None]) / wide[:, None], self.degrees)
+        below = share @ student_cdfs_interpolated(
+            (grid[None, :] - mean[:, None]) / wide[:, None], self.degrees
+        )
         return float(np.interp(0.025, below, grid)), float(np.interp(0.975, below, grid))
 
     def break_time(self) -> tuple[float, float]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -11,10 +13,21 @@ MAD_TO_SIGMA = 1.4826
 """Standard deviation of a normal variable over its median absolute deviation."""
 
 
+def median(values: Floats) -> float:
+    """The median of a flat array; numpy's own takes ten times as long for some dozens of values."""
+    ordered = np.sort(values)
+    half = len(ordered) // 2
+    if len(ordered) == 0 or ordered[-1] != ordered[-1]:
+        return math.nan
+    if len(ordered) % 2:
+        return float(ordered[half])
+    return float((ordered[half - 1] + ordered[half]) / 2)
+
+
 def median_and_sigma(values: Floats) -> tuple[float, float]:
     """Median and robust standard deviation (from the median absolute deviation) of some values."""
-    median = float(np.median(values))
-    return median, MAD_TO_SIGMA * float(np.median(np.abs(values - median)))
+    middle = median(values)
+    return middle, MAD_TO_SIGMA * median(np.abs(values - middle))
 
 
 def noise_from_differences(values: Floats) -> float:
@@ -25,4 +38,4 @@ def noise_from_differences(values: Floats) -> float:
     """
     if len(values) < 5:
         return 0.0
-    return MAD_TO_SIGMA * float(np.median(np.abs(np.diff(values, 2)))) / float(np.sqrt(6.0))
+    return MAD_TO_SIGMA * median(np.abs(values[2:] - 2 * values[1:-1] + values[:-2])) / float(np.sqrt(6.0))

@@ -65,8 +65,13 @@ class Trend:
         return student_cdf((slope - self.slope) / self.error, self.degrees)
 
 
-def fit_trend(steps: Floats, values: Floats, weights: Floats | None = None) -> Trend | None:
-    """Weighted least-squares line with AR(1)-aware error; None with fewer than 5 points or no spread in steps."""
+def fit_trend(
+    steps: Floats, values: Floats, weights: Floats | None = None, *, curved: bool = False
+) -> Trend | None:
+    """Weighted least-squares line with AR(1)-aware error; None with fewer than 5 points or no spread in steps.
+
+    With `curved` the noise is what a parabola leaves: a smooth curve that bends is no noisy line. Its slope is the line's.
+    """
     points = len(values)
     if points < 5:
         return None
@@ -79,12 +84,23 @@ def fit_trend(steps: Floats, values: Floats, weights: Floats | None = None) -> T
     level = float(weight @ values)
     slope = float(weight @ (offset * values)) / spread
     residuals = (values - level - slope * offset) * np.sqrt(weight * points)
+    fitted = 2
+    if curved and points > 5:
+        residuals, fitted = _without_bend(residuals, offset, weight, spread), 3
     power = float(residuals @ residuals)
-    correlation = lag_one_correlation(residuals, 2)
+    correlation = lag_one_correlation(residuals, fitted)
     inflation = variance_inflation(correlation)
-    degrees = max(points / inflation - 2.0, 1.5)
+    degrees = max(points / inflation - fitted, 1.5)
     # The numerical floor keeps a constant series from claiming an infinitely sure slope.
-    variance = max(power / max(points - 2.0 * inflation, 1.0), (1e-12 * abs(level)) ** 2)
+    variance = max(power / max(points - fitted * inflation, 1.0), (1e-12 * abs(level)) ** 2)
     error = math.sqrt(variance * inflation / (spread * points))
-    residual = math.sqrt(power / max(points - 2, 1))
+    residual = math.sqrt(power / max(points - fitted, 1))
     return Trend(slope, error, degrees, residual, correlation, float(steps[-1] - steps[0]), points)
+
+
+def _without_bend(residuals: Floats, offset: Floats, weight: Floats, spread: float) -> Floats:
+    """What a parabola leaves of the (weighted) residuals of a line."""
+    square = offset * offset - spread
+    bend = (square - float(weight @ (square * offset)) / spread * offset) * np.sqrt(weight)
+    power = float(bend @ bend)
+    return residuals - float(bend @ residuals) / power * bend if power > 0 else residuals
