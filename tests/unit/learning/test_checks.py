@@ -13,6 +13,7 @@ from stallwatch.detector.checks.contract import Check
 from stallwatch.detector.checks.learning import LEARNING_CHECKS
 from stallwatch.detector.checks.loss_spike import LossSpike, LossSpikeConfig
 from stallwatch.detector.checks.non_finite import NonFinite
+from stallwatch.detector.checks.overfitting import Overfitting
 from stallwatch.detector.core.learning import LossPoint
 from stallwatch.detector.core.observations import EvaluationObservation, StepObservation
 from stallwatch.detector.core.verdicts import Verdict
@@ -149,6 +150,71 @@ def test_overfitting_is_found() -> None:
     found = run(noisy(power_law(0.3), 6000, 0.02, 6), evaluations)
     assert "overfitting" in firing(found)
     assert abs(found["overfitting"][0].since_step - 2000) <= 600
+
+
+def evaluated(values: Iterable[float]) -> list[Verdict]:
+    """Verdicts of the overfitting check on evaluations 200 steps apart beside a training loss that improves."""
+    check = Overfitting(training_state="improving")
+    seen = (check.update(EvaluationObservation(200 * i, float(v), 100.0)) for i, v in enumerate(values))
+    return [verdict for verdict in seen if verdict is not None]
+
+
+def test_a_smooth_rise_of_the_evaluation_loss_is_found() -> None:
+    """A parabola without noise, as a large evaluation set gives, is called soon after its lowest point."""
+    verdicts = evaluated(1 + 0.5 * ((np.arange(40.0) - 15) / 15) ** 2)
+    assert verdicts
+    assert verdicts[0].firing
+    assert verdicts[0].step <= 200 * 25
+    assert abs(verdicts[0].since_step - 200 * 15) <= 200
+
+
+@pytest.mark.parametrize("noise", [0.01, 0.05])
+def test_noise_of_a_flat_evaluation_loss_is_no_overfitting(noise: float) -> None:
+    """The lowest of many noisy values lies below the others: that is no rise."""
+    for seed in range(30):
+        rng = np.random.default_rng(seed)
+        assert not evaluated((0.5 + np.exp(-np.arange(60) / 4)) * (1 + noise * rng.normal(size=60)))
+
+
+def test_swings_without_progress_are_an_oscillation() -> None:
+    """A periodic loss is called, with its amplitude and its period."""
+    steps = np.arange(4000)
+    rng = np.random.default_rng(11)
+    curve = 1 + np.exp(-steps / 100) + 0.2 * np.sin(2 * math.pi * steps / 160) + 0.02 * rng.normal(size=4000)
+    verdict = next(verdict for verdict in run(curve)["oscillation"] if verdict.firing)
+    assert "gets nowhere" in verdict.reason
+    assert verdict.evidence["swing"] == pytest.approx(0.2, rel=0.4)
+    assert verdict.evidence["period_steps"] == pytest.approx(160, rel=0.2)
+    assert "learning rate" in verdict.advice[0]
+
+
+def test_bouncing_from_step_to_step_is_an_oscillation() -> None:
+    """A loss that alternates, as with a learning rate at the edge of stability, is called."""
+    steps = np.arange(3000)
+    rng = np.random.default_rng(12)
+    curve = 1 + np.exp(-steps / 200) + 0.1 * (-1.0) ** steps + 0.02 * rng.normal(size=3000)
+    found = run(curve)
+    assert "oscillation" in firing(found)
+    assert "plateau" not in firing(found)
+    assert "from step to step" in found["oscillation"][0].reason
+
+
+def test_noise_is_no_oscillation() -> None:
+    """White and red noise around a falling or a flat loss have no period."""
+    for seed, correlation in ((0, 0.0), (1, 0.0), (2, 0.9), (3, 0.9)):
+        for shape in (power_law(0.2), flat_from(power_law(0.3), 500)):
+            assert "oscillation" not in firing(run(noisy(shape, 3000, 0.03, seed, correlation)))
+
+
+def test_a_run_that_never_moved_is_told_to_raise_its_learning_rate() -> None:
+    """Cutting the rate of a run that has not begun to learn would be the wrong advice."""
+    rng = np.random.default_rng(13)
+    stuck = next(v for v in run(2.3 + 0.01 * rng.normal(size=12_000))["plateau"] if v.firing)
+    learned = next(
+        v for v in run(noisy(flat_from(power_law(0.3), 500), 4000, 0.02, 13))["plateau"] if v.firing
+    )
+    assert "raise the learning rate" in stuck.advice[0]
+    assert learned.advice[0].startswith("Cut the learning rate")
 
 
 def test_falling_evaluation_is_no_overfitting() -> None:

@@ -20,7 +20,9 @@ class OverfittingConfig:
     minimum_evaluations: int = 8
     """Evaluations before anything is said."""
     confidence: float = 0.99
-    """One-sided confidence that the evaluation loss rises from its best point on."""
+    """One-sided confidence that the evaluation loss rises after its best point; all evaluations so far share the doubt."""
+    persistence: int = 2
+    """Evaluations in a row that must agree."""
     rise_share: float = 0.05
     """Rise since the best that matters, as a share of the evaluation loss's whole fall."""
     level_share: float = 0.01
@@ -31,6 +33,8 @@ class OverfittingConfig:
             raise ValueError(f"minimum_evaluations must be at least 6, not {self.minimum_evaluations}")
         if not 0.5 < self.confidence < 1:
             raise ValueError(f"confidence must lie between 0.5 and 1, not {self.confidence}")
+        if self.persistence < 1:
+            raise ValueError(f"persistence must be at least 1, not {self.persistence}")
         if self.rise_share < 0 or self.level_share < 0:
             raise ValueError("rise_share and level_share must not be negative")
 
@@ -39,7 +43,8 @@ class OverfittingConfig:
 class Overfitting:
     """Finds an evaluation loss that rises from its best point on while the training loss does not.
 
-    A small evaluation set shows as noise of the evaluation loss and widens its error by itself.
+    A small evaluation set shows as noise of the evaluation loss and widens its error by itself. A curve that bends more than
+    a parabola and has no noise at all is called late: it cannot be told from a slow drift of the noise.
     """
 
     kind: ClassVar[str] = "overfitting"
@@ -49,6 +54,8 @@ class Overfitting:
     evaluations: Evaluations = field(default_factory=Evaluations)
     training_state: str = "warming_up"
     training_level: float = 0.0
+    looks: int = 0
+    """Evaluations in a row that found a rise."""
     firing: bool = False
 
     def update(self, observation: object) -> Verdict | None:
@@ -65,14 +72,19 @@ class Overfitting:
         smooth = series.smoothed()
         lowest = int(np.argmin(smooth))
         best, best_step = float(smooth[lowest]), int(steps[lowest + 1])
-        trend = series.trend_since(best_step)
+        # The three points of the minimum were chosen for being low: a line from them would rise in pure noise.
+        after = int(steps[min(lowest + 3, len(steps) - 1)])
+        trend = series.trend_since(after, curved=True)
         level = float(np.mean(values[-3:]))
         rise = level - best
         material = max(
             self.config.rise_share * (float(values[0]) - best), self.config.level_share * abs(best)
         )
-        sure = trend is not None and trend.interval(2 * self.config.confidence - 1)[0] > 0
-        rising = sure and rise > material and self.training_state in {"improving", "slow", "plateau"}
+        doubt = (1 - self.config.confidence) / len(series)
+        sure = trend is not None and trend.interval(1 - 2 * doubt)[0] > 0
+        found = sure and rise > material and self.training_state in {"improving", "slow", "plateau"}
+        self.looks = self.looks + 1 if found else 0
+        rising = self.looks >= self.config.persistence or (self.firing and found)
         if not rising and (not self.firing or rise > material):
             return None
         self.firing = rising

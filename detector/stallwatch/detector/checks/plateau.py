@@ -84,6 +84,9 @@ def loss_evidence(assessment: LossAssessment) -> dict[str, EvidenceValue]:
 
 def _advice(assessment: LossAssessment) -> tuple[str, ...]:
     rate, ratio = assessment.learning_rate, assessment.learning_rate_ratio
+    first = assessment.step + 1 - assessment.steps_observed
+    if assessment.since_step <= first:
+        return _advice_from_the_start(assessment)
     horizon = (
         assessment.forecast.horizon_steps if assessment.forecast is not None else assessment.steps_observed
     )
@@ -108,3 +111,21 @@ def _advice(assessment: LossAssessment) -> tuple[str, ...]:
         f"If a cut does not help, noise ({assessment.noise:.3g} per point) or capacity is the limit, not time."
     )
     return tuple(steps)
+
+
+def _advice_from_the_start(assessment: LossAssessment) -> tuple[str, ...]:
+    """A run that never moved has not outgrown its learning rate: it is finished, or its steps are too small."""
+    rate = assessment.learning_rate
+    to = (
+        f" from {rate:.3g} to {3 * rate:.2g} and then {10 * rate:.2g}"
+        if rate is not None and rate > 0
+        else " by 3 to 10"
+    )
+    return (
+        (
+            f"The loss has not left {assessment.level:.4g} since the first step: unless that is good enough, raise the learning "
+            f"rate{to} and watch the next looks."
+        ),
+        "Check that the optimizer holds the model's parameters, that they require gradients, and that these are not zero.",
+        "If a run on one small batch does not get below this level either, data, labels or loss are at fault.",
+    )
