@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field
 from enum import Enum
 from typing import Any
 
-from faults.scenario import Case
+from faults.scenario import SAMPLE_EVERY, Case
 
 Finding = Mapping[str, Any]
 
@@ -123,8 +123,11 @@ def _verdict(  # noqa: PLR0911 - one return a verdict, in their order
         return Verdict.MISSED if kind in decided else Verdict.UNDECIDED
     if outcome.rank_right is False:
         return Verdict.WRONG_RANK
-    if bar.onset_steps is not None and abs(outcome.onset_error or 0) > bar.onset_steps:
-        return Verdict.WRONG_ONSET
+    if bar.onset_steps is not None:
+        # What is seen on sampled steps only comes with the error that it says it has, at most a sampling period.
+        said = min(outcome.found["evidence"].get("since_step_error", 0.0), SAMPLE_EVERY)
+        if abs(outcome.onset_error or 0) > max(bar.onset_steps, said):
+            return Verdict.WRONG_ONSET
     late = bar.delay_steps is not None and (outcome.delay_steps or 0) > bar.delay_steps
     if bar.delay_seconds is not None and (outcome.delay_seconds or 0.0) > bar.delay_seconds:
         late = True
