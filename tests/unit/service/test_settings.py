@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from stallwatch.detector.checks.hang import HangConfig
 from stallwatch.detector.errors import UsageError
+from stallwatch.detector.service.analysis_settings import analysis_config
 from stallwatch.detector.service.settings import load
 
 
@@ -30,6 +32,16 @@ def test_the_order_is_argument_environment_file_default(tmp_path, monkeypatch):
         ("grpc_port = 70000", "setting grpc_port is 70000"),
         ("max_runs = 'many'", "setting max_runs is 'many'"),
         ("grpc_port = ", "is no TOML"),
+        (
+            "[analysis.checks.hang]\nflor = 1",
+            "there is no setting analysis.checks.hang.flor: the settings are floor",
+        ),
+        (
+            "[analysis.checks.hang]\nfloor_seconds = 'x'",
+            "analysis.checks.hang.floor_seconds is 'x': it must be a number",
+        ),
+        ("[analysis.checks.hang]\nfloor_seconds = 0", "floor_seconds must be above 0"),
+        ("[analysis]\ndisabled = ['straggle']", "disabled names no check: straggle"),
     ],
 )
 def test_a_bad_file_is_refused_by_the_name_of_the_setting(tmp_path, content, says):
@@ -39,6 +51,17 @@ def test_a_bad_file_is_refused_by_the_name_of_the_setting(tmp_path, content, say
     with pytest.raises(UsageError) as error:
         load({}, file)
     assert says in str(error.value)
+
+
+def test_settings_of_the_analysis_come_from_the_file_or_the_environment(tmp_path, monkeypatch):
+    """By the names of the checks' own settings; all others stay as they are."""
+    file = tmp_path / "stallwatch.toml"
+    file.write_text("[analysis]\ndisabled = ['plateau']\n[analysis.checks.hang]\nfloor_seconds = 5\n")
+    config = analysis_config(load({}, file).analysis)
+    assert (config.checks.hang.floor_seconds, config.checks.hang.factor) == (5.0, HangConfig().factor)
+    assert config.disabled == ("plateau",)
+    monkeypatch.setenv("STALLWATCH_ANALYSIS", '{"checks": {"hang": {"floor_seconds": 6}}}')
+    assert analysis_config(load({}, None).analysis).checks.hang.floor_seconds == 6.0
 
 
 def test_a_missing_file_is_refused(tmp_path):

@@ -21,6 +21,7 @@ from stallwatch.detector.http.collector import Exposed
 from stallwatch.detector.http.server import HttpServer, bind
 from stallwatch.detector.ingest.gateway import Gateway, GatewayServer
 from stallwatch.detector.ingest.statistics import IngestStatistics
+from stallwatch.detector.service.analysis_settings import analysis_config
 from stallwatch.detector.service.counters import own_samples
 from stallwatch.detector.service.runs import Runs
 from stallwatch.detector.service.settings import Settings
@@ -123,7 +124,7 @@ def _analyzers(ray: Cluster, store: Store, settings: Settings) -> Analyzers:
         record_directory=record,
         version=VERSION,
     )
-    return Analyzers(ray, store, analyzer_settings)
+    return Analyzers(ray, store, analyzer_settings, analysis_config(settings.analysis))
 
 
 def _problems(store: Store, stopping: bool) -> list[str]:

@@ -15,6 +15,7 @@ from pydantic_settings import (
 )
 
 from stallwatch.detector.errors import UsageError
+from stallwatch.detector.service.analysis_settings import analysis_config
 
 ENVIRONMENT_PREFIX = "STALLWATCH_"
 
@@ -48,6 +49,8 @@ class Settings(BaseSettings):
     """How long a finished run stays in memory and in /metrics; after that it is read from the store."""
     silent_run_seconds: float = Field(86_400.0, ge=0)
     """The same for a run whose ranks have gone without a goodbye."""
+    analysis: dict[str, Any] = Field(default_factory=dict)
+    """Settings of the analysis: a table in the file, JSON in the environment; see below."""
     shutdown_seconds: float = Field(10.0, ge=0)
     """At the end: how long to wait for what was received to be analyzed and saved."""
 
@@ -74,7 +77,7 @@ def load(arguments: dict[str, Any], file: Path | None) -> Settings:
 
     given = {name: value for name, value in arguments.items() if value is not None}
     try:
-        return FromFile(**given)
+        settings = FromFile(**given)
     except ValidationError as error:
         first = error.errors()[0]
         name = ".".join(str(part) for part in first["loc"])
@@ -84,3 +87,5 @@ def load(arguments: dict[str, Any], file: Path | None) -> Settings:
         raise UsageError(f"setting {name} is {first.get('input')!r}: {first['msg'].lower()}") from None
     except ValueError as error:
         raise UsageError(f"--config {file} is no TOML: {error}") from None
+    analysis_config(settings.analysis)
+    return settings
