@@ -73,18 +73,27 @@ def step_of(stream: str, step: int, index: int, attempt: int, rng: np.random.Gen
     own = 0.1 * (1 + noise * rng.random((4, count)))
     sync = 0.02 + own.sum(axis=0).max() - own.sum(axis=0)
     prints = np.full(count, 1000 + step, np.int64)
+    inputs = 7919 * step + 104_729 * np.array(ranks, np.int64)
+    samples, micro_batches = np.full(count, 8.0), 4
     advance = step + 1
     if stream == "faulty" and index >= 120:
-        prints = prints + np.arange(count)
+        # Ranks 2 and 3 get the same samples, so that they have the same gradients without any averaging.
+        prints = prints + np.minimum(np.arange(count), 2)
         own[1, 0] += 0.2
         sync[1:] += 0.2
         advance = 121
         loss *= 1 + (index - 120) / 20
+        # All get their samples again every 25 steps, and the last rank more of them than the others.
+        inputs = 7919 * (step % 25) + 104_729 * np.minimum(np.array(ranks, np.int64), 2)
+        samples[-1] *= 2
+        loss[-1] *= 2
+        loss[1] *= 1.5
+        micro_batches = 2
     if stream == "slow" and index >= 150:
         own[0] += 0.5
     seconds = own.sum(axis=0) + sync
     if stream == "unknown":
-        prints[:] = -1
+        prints[:] = inputs[:] = -1
         own[:] = np.nan
         sync[:] = np.nan
         seconds[:] = np.nan
@@ -95,8 +104,8 @@ def step_of(stream: str, step: int, index: int, attempt: int, rng: np.random.Gen
         world_size=RANKS,
         ranks=ranks,
         loss_sum=loss,
-        samples=np.full(count, 8.0),
-        micro_batches=np.ones(count, np.int64),
+        samples=samples,
+        micro_batches=np.full(count, micro_batches, np.int64),
         learning_rates=(0.1,),
         step_seconds=seconds,
         input_seconds=own[0],
@@ -109,6 +118,7 @@ def step_of(stream: str, step: int, index: int, attempt: int, rng: np.random.Gen
         gradient_fingerprint=prints,
         sync_expected=True,
         parallelism=Parallelism.DATA_PARALLEL,
+        input_fingerprint=inputs,
     )
 
 
@@ -199,6 +209,7 @@ def declaration_of(step: int, attempt: int) -> RunDeclaration:
         base_batch_size=0.0,
         local_steps=0,
         total_steps=0,
+        accumulation_steps=4,
         hosts={rank: f"node{rank // 2}" for rank in range(RANKS)},
     )
 

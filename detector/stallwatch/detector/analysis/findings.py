@@ -40,6 +40,11 @@ EXPLANATIONS = (
     Explanation("throughput_regression", "hang", settle_steps=200),
     # Who does not synchronise keeps nobody waiting in order, and the same mistake costs time.
     Explanation("straggler", "missing_gradient_sync", settle_steps=100),
+    # Replicas that go their own ways have losses and gradients of their own, too.
+    Explanation("rank_outlier", "missing_gradient_sync", lasting=True),
+    Explanation("rank_outlier", "replica_desync", lasting=True),
+    Explanation("rank_outlier", "divergent_update", lasting=True),
+    Explanation("rank_outlier", "non_finite"),
     # A loss that is no number any more has no level to rise from.
     Explanation("divergence", "non_finite"),
     Explanation("loss_spike", "non_finite"),

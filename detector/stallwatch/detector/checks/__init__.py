@@ -6,8 +6,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, fields
 from typing import Any
 
+from stallwatch.detector.checks.accumulation_mismatch import AccumulationMismatch, AccumulationMismatchConfig
 from stallwatch.detector.checks.contract import Check
 from stallwatch.detector.checks.divergence import DivergenceConfig
+from stallwatch.detector.checks.duplicate_shards import DuplicateShards, DuplicateShardsConfig
 from stallwatch.detector.checks.eval_plateau import EvalPlateauConfig
 from stallwatch.detector.checks.hang import Hang, HangConfig
 from stallwatch.detector.checks.input_bound import InputBound, InputBoundConfig
@@ -19,10 +21,13 @@ from stallwatch.detector.checks.oscillation import OscillationConfig
 from stallwatch.detector.checks.overfitting import OverfittingConfig
 from stallwatch.detector.checks.plateau import PlateauConfig
 from stallwatch.detector.checks.rank_lost import RankLost, RankLostConfig
+from stallwatch.detector.checks.rank_outlier import RankOutlier, RankOutlierConfig
+from stallwatch.detector.checks.repeated_order import RepeatedOrder, RepeatedOrderConfig
 from stallwatch.detector.checks.replica_desync import ReplicaDesync, ReplicaDesyncConfig
 from stallwatch.detector.checks.slow_convergence import SlowConvergenceConfig
 from stallwatch.detector.checks.straggler import Straggler, StragglerConfig
 from stallwatch.detector.checks.throughput_regression import ThroughputRegression, ThroughputRegressionConfig
+from stallwatch.detector.checks.uneven_batches import UnevenBatches, UnevenBatchesConfig
 
 CHECKS: dict[str, Callable[..., Any]] = {
     # What explains comes before what it explains.
@@ -33,6 +38,11 @@ CHECKS: dict[str, Callable[..., Any]] = {
     Straggler.kind: Straggler,
     InputBound.kind: InputBound,
     ThroughputRegression.kind: ThroughputRegression,
+    UnevenBatches.kind: UnevenBatches,
+    AccumulationMismatch.kind: AccumulationMismatch,
+    DuplicateShards.kind: DuplicateShards,
+    RepeatedOrder.kind: RepeatedOrder,
+    RankOutlier.kind: RankOutlier,
     "non_finite": LEARNING_CHECKS["non_finite"],
     **LEARNING_CHECKS,
 }
@@ -49,6 +59,11 @@ class CheckConfigs:
     straggler: StragglerConfig = field(default_factory=StragglerConfig)
     input_bound: InputBoundConfig = field(default_factory=InputBoundConfig)
     throughput_regression: ThroughputRegressionConfig = field(default_factory=ThroughputRegressionConfig)
+    uneven_batches: UnevenBatchesConfig = field(default_factory=UnevenBatchesConfig)
+    accumulation_mismatch: AccumulationMismatchConfig = field(default_factory=AccumulationMismatchConfig)
+    duplicate_shards: DuplicateShardsConfig = field(default_factory=DuplicateShardsConfig)
+    repeated_order: RepeatedOrderConfig = field(default_factory=RepeatedOrderConfig)
+    rank_outlier: RankOutlierConfig = field(default_factory=RankOutlierConfig)
     plateau: PlateauConfig = field(default_factory=PlateauConfig)
     slow_convergence: SlowConvergenceConfig = field(default_factory=SlowConvergenceConfig)
     oscillation: OscillationConfig = field(default_factory=OscillationConfig)
