@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from stallwatch.agent import attach
-from stallwatch.agent._lag import EDITED, UNKNOWN, factor, vector
+from stallwatch.agent._lag import CARRIED, EDITED, UNKNOWN, factor, vector
 from support.telemetry_server import RankRecord, TelemetryServer
 
 STEPS = 12
@@ -155,3 +155,115 @@ def test_factor_asks_for_one_direction():
     assert math.isnan(factor((-1.0, -2.0, 0.0, -1.0), (1.0, 2.0, 0.0, 1.0), 1e-6))
     assert math.isnan(factor((1.0, 2.0, 0.0, 1.001), (1.0, 2.0, 0.0, 1.0), 1e-6))
     assert UNKNOWN < 0
+
+
+def test_gradients_that_are_never_cleared_show_on_every_step(server):
+    """From the second step on, the gradient of the step before is still there."""
+    record = train(server, "never-cleared", clear=False)
+    assert record.column("gradient_lag") == [0] + [CARRIED] * (STEPS - 1)
+
+
+@pytest.mark.parametrize("set_to_none", [True, False])
+def test_gradients_that_are_cleared_between_two_backwards_are_not_carried(server, set_to_none):
+    """A GAN's other loss adds to the old gradients before the loop clears them: nothing of it reaches the optimizer."""
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Linear(4, 16), torch.nn.Tanh(), torch.nn.Linear(16, 4))
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-2)
+    run = f"late-clear-{set_to_none}"
+    agent = attach(model, optimizer, run=run, endpoint=server.endpoint, sample_every=4)
+    for _ in range(STEPS):
+        model(torch.randn(8, 4)).sum().backward()
+        optimizer.zero_grad(set_to_none=set_to_none)
+        loss = model(torch.randn(8, 4)).square().mean()
+        loss.backward()
+        optimizer.step()
+        agent.log(loss, 8)
+    agent.close()
+    record = server.rank(0, run)
+    assert record.column("gradient_lag") == [0] * STEPS
+    assert all(sample.carried_gradient_square == 0 for sample in record.samples)
+
+
+def test_what_the_optimizer_does_not_hold_needs_no_clearing(server):
+    """Only the head is trained, and only its gradients are cleared: those of the rest pile up to no effect."""
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Linear(4, 16), torch.nn.Tanh(), torch.nn.Linear(16, 4))
+    optimizer = torch.optim.SGD(model[2].parameters(), lr=1e-2)
+    agent = attach(model, optimizer, run="head", endpoint=server.endpoint, sample_every=4)
+    for _ in range(STEPS):
+        loss = model(torch.randn(8, 4)).square().mean()
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        agent.log(loss, 8)
+    agent.close()
+    record = server.rank(0, "head")
+    assert CARRIED not in record.column("gradient_lag")
+    assert all(sample.carried_gradient_square == 0 for sample in record.samples)
+
+
+def test_values_that_were_all_clipped_do_not_count_as_repeated(server):
+    """Element-wise clipping leaves the same few values again and again; that is no old gradient."""
+
+    def saturate(_step: int, parameters: list[torch.nn.Parameter]) -> None:
+        for each in parameters:
+            each.grad.copy_(each.grad.sign() * 1e-3)
+
+    record = train(server, "saturated", saturate)
+    assert set(record.column("gradient_lag")) <= {0, EDITED}
+
+
+def test_a_step_without_a_backward_repeats_the_gradient(server):
+    """A loop that runs the backward on every second step only, and does not clear, applies the same gradient twice."""
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Linear(4, 16), torch.nn.Tanh(), torch.nn.Linear(16, 4))
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-2)
+    agent = attach(model, optimizer, run="every-second", endpoint=server.endpoint, sample_every=4)
+    for step in range(STEPS):
+        loss = model(torch.randn(8, 4)).square().mean()
+        if step % 2 == 0:
+            optimizer.zero_grad()
+            loss.backward()
+        optimizer.step()
+        agent.log(loss, 8)
+    agent.close()
+    assert server.rank(0, "every-second").column("gradient_lag") == [0, 1] * (STEPS // 2)
+
+
+class Derived(torch.optim.SGD):
+    """An optimizer whose step goes on after its parent's, as people write them."""
+
+    def step(self, closure=None):
+        """One step."""
+        return super().step(closure)
+
+
+@pytest.mark.parametrize("kind", ["twice", "derived", "lbfgs"])
+def test_optimizer_steps_counts_calls_not_hooks(server, kind):
+    """Two calls a backward count as two; a subclass that calls its parent's step, and a closure that runs many times, as one."""
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Linear(4, 16), torch.nn.Tanh(), torch.nn.Linear(16, 4))
+    torch.optim.SGD(model.parameters(), lr=1e-2)
+    made = {"twice": torch.optim.SGD, "derived": Derived, "lbfgs": torch.optim.LBFGS}[kind]
+    optimizer = made(model.parameters(), lr=1e-2)
+    agent = attach(model, optimizer, run=f"calls-{kind}", endpoint=server.endpoint, sample_every=4)
+    for _ in range(STEPS):
+        inputs = torch.randn(8, 4)
+
+        def closure(inputs: torch.Tensor = inputs) -> torch.Tensor:
+            optimizer.zero_grad()
+            value = model(inputs).square().mean()
+            value.backward()
+            return value
+
+        if kind == "lbfgs":
+            loss = optimizer.step(closure)
+        else:
+            loss = closure()
+            for _ in range(1 + (kind == "twice")):
+                optimizer.step()
+        agent.log(loss, 8)
+    agent.close()
+    record = server.rank(0, f"calls-{kind}")
+    assert record.column("optimizer_steps") == [2 if kind == "twice" else 1] * STEPS
+    assert max(record.column("gradient_lag")) <= 0

@@ -44,7 +44,7 @@ class SaturationProbe:
 
     def arm(self) -> None:
         """A sampled step begins."""
-        self._shares = {}
+        self.take()
         for name, module, (low, high) in self._modules:
             self._handles.append(module.register_forward_hook(self._hook(name, low, high)))
 

@@ -155,6 +155,8 @@ class StepProbe:
         self._sampled_pass.disarm()
         if self._anchor is not None:
             self._anchor.remove()
+        if self._saturation is not None:
+            self._saturation.take()
         self._hand_on()
 
     def _learn_last_parameter(self) -> None:

@@ -11,6 +11,7 @@ from stallwatch.detector.core.findings import Finding
 from stallwatch.detector.core.inputs import StepBlock
 from stallwatch.detector.core.observations import StepObservation
 from stallwatch.detector.core.sampled import SampledObservation
+from stallwatch.detector.core.scaling import NoiseScaleObservation
 from stallwatch.detector.core.views import STEP_PHASES, STEP_SECONDS_BUCKETS
 
 STANDSTILL = frozenset({"hang", "rank_lost"})
@@ -73,14 +74,17 @@ def remember_step(state: RunState, now: float, observation: StepObservation) -> 
 
 
 def remember_sample(state: RunState, observation: SampledObservation) -> None:
-    """One sampled step: norms, and what they say about gradient noise."""
+    """One sampled step: its norms."""
     state.series.sampled(observation)
-    state.noise_scale.update(observation)
-    scale = state.noise_scale.estimate()
-    if scale is not None:
-        state.series.add("gradient_noise_scale", observation.step, scale)
     state.gradient_norm_local = norm(observation.local_gradient_square)
     state.gradient_norm_reduced = norm(observation.reduced_gradient_square)
+
+
+def remember_noise_scale(state: RunState, observation: NoiseScaleObservation) -> None:
+    """What gradients say about the batch."""
+    state.noise_scale = observation
+    if observation.scale is not None:
+        state.series.add("gradient_noise_scale", observation.step, observation.scale)
 
 
 def charge_onset(state: RunState, finding: Finding) -> None:

@@ -11,6 +11,7 @@ agents that read their accelerator late have sent theirs.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
@@ -18,14 +19,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stallwatch.detector.analysis.pending import PendingSteps
-from stallwatch.detector.core.inputs import EvaluationPoint, Event, Parallelism, RankBatch, SampledRecord
+from stallwatch.detector.core.inputs import (
+    DirectionRecord,
+    EvaluationPoint,
+    Event,
+    LossKind,
+    Parallelism,
+    RankBatch,
+    SampledRecord,
+)
 from stallwatch.detector.core.observations import (
     AttemptObservation,
     EvaluationObservation,
     EventObservation,
+    NamedLossObservation,
     StepObservation,
 )
-from stallwatch.detector.core.sampled import SampledObservation
+from stallwatch.detector.core.sampled import DirectionObservation, SampledObservation
 
 _NEVER = np.iinfo(np.int64).min
 _FOREVER = np.iinfo(np.int64).max
@@ -68,6 +78,14 @@ class Held:
     samples: dict[int, SampledRecord] = field(default_factory=dict)
     evaluations: list[tuple[int, EvaluationPoint]] = field(default_factory=list)
     events: list[Event] = field(default_factory=list)
+    directions: dict[int, DirectionRecord] = field(default_factory=dict)
+    named: dict[tuple[int, str], dict[int, tuple[float, float]]] = field(default_factory=dict)
+    """Named losses: by kind and name, each rank's sum and samples."""
+
+    @property
+    def empty(self) -> bool:
+        """Whether everything has been emitted."""
+        return not (self.samples or self.evaluations or self.events or self.directions or self.named)
 
 
 @dataclass(slots=True)
@@ -127,17 +145,7 @@ class Aligner:
                 # One that was left out is waited for again once it is nearly level with the others.
                 if last >= self.steps.base - max(_NEARLY_LEVEL, 2 * block.step.size):
                     self.expected[rank] = True
-        for sample in batch.samples:
-            if sample.step <= self.steps.base - 1 - config.sample_lag_steps and self.steps.emitted:
-                self.late_records += 1
-            else:
-                self._hold(now, sample.step).samples.setdefault(rank, sample)
-        for point in batch.evaluations:
-            self._hold(now, point.step).evaluations.append((rank, point))
-        for event in batch.events:
-            events = self._hold(now, event.step).events
-            if event not in events:
-                events.append(event)
+        self._hold_all(now, rank, batch, config)
         return accepted
 
     def finish(self, rank: int) -> None:
@@ -197,6 +205,34 @@ class Aligner:
                     yield from self._side(self.steps.base - 1, self.steps.base - 2, self.steps.base - 1 - lag)
                 yield from self._expired(now - config.late_seconds)
 
+    def _hold_all(self, now: float, rank: int, batch: RankBatch, config: AlignConfig) -> None:
+        """Put the side records of a batch where their steps are."""
+        for sample in batch.samples:
+            if not self._is_late(sample.step, config):
+                self._hold(now, sample.step).samples.setdefault(rank, sample)
+        for direction in batch.directions:
+            if not self._is_late(direction.step, config):
+                self._hold(now, direction.step).directions.setdefault(rank, direction)
+        for named in batch.named_losses:
+            key = (int(named.kind), named.name)
+            for step, total, samples in zip(
+                named.step.tolist(), named.loss_sum.tolist(), named.samples.tolist(), strict=True
+            ):
+                if not self._is_late(step, config):
+                    self._hold(now, step).named.setdefault(key, {}).setdefault(rank, (total, samples))
+        for point in batch.evaluations:
+            self._hold(now, point.step).evaluations.append((rank, point))
+        for event in batch.events:
+            events = self._hold(now, event.step).events
+            if event not in events:
+                events.append(event)
+
+    def _is_late(self, step: int, config: AlignConfig) -> bool:
+        """Whether side records of this step have been compared already; counts them."""
+        late = self.steps.emitted and step <= self.steps.base - 1 - config.sample_lag_steps
+        self.late_records += late
+        return late
+
     def _hold(self, now: float, step: int) -> Held:
         held = self.held.get(step)
         if held is None:
@@ -230,10 +266,17 @@ class Aligner:
             if step <= evaluation_upper and held.evaluations:
                 yield _merge_evaluations(step, held.evaluations)
                 held.evaluations = []
-            if step <= sample_upper and held.samples:
-                yield self._merge_samples(step, held.samples)
-                held.samples = {}
-            if not (held.samples or held.evaluations or held.events):
+            if step <= sample_upper:
+                if held.named:
+                    yield from _merge_named(step, held.named)
+                    held.named = {}
+                if held.samples:
+                    yield self._merge_samples(step, held.samples)
+                    held.samples = {}
+                if held.directions:
+                    yield _merge_directions(step, self.attempt, list(held.directions.values()))
+                    held.directions = {}
+            if held.empty:
                 del self.held[step]
 
     def _merge_samples(self, step: int, samples: dict[int, SampledRecord]) -> SampledObservation:
@@ -275,7 +318,45 @@ class Aligner:
             parameter_squares=_rows([s.parameter_squares for s in records]),
             update_squares=_rows([s.update_squares for s in records]),
             unchanged_share=np.array([s.unchanged_share for s in records]),
+            gradient_zero_shares=_rows([s.gradient_zero_shares for s in records]),
+            gradient_zero_row_shares=_rows([s.gradient_zero_row_shares for s in records]),
+            weight_decay=records[0].weight_decay,
+            momentum=records[0].momentum,
+            decoupled_weight_decay=records[0].decoupled_weight_decay,
+            saturated_shares=_mean_by_name([s.saturated_shares for s in records]),
+            input_mean=np.array([s.input_mean for s in records]),
+            input_deviation=np.array([s.input_deviation for s in records]),
         )
+
+
+def _mean_by_name(shares: list[dict[str, float]]) -> dict[str, float]:
+    names = sorted({name for each in shares for name in each})
+    return {name: float(np.mean([each[name] for each in shares if name in each])) for name in names}
+
+
+def _merge_directions(step: int, attempt: int, records: list[DirectionRecord]) -> DirectionObservation:
+    def mean(values: list[float]) -> float:
+        known = [value for value in values if math.isfinite(value)]
+        return float(np.mean(known)) if known else math.nan
+
+    return DirectionObservation(
+        step=step,
+        attempt=attempt,
+        update_alignment=mean([record.update_alignment for record in records]),
+        gradient_agreement=mean([record.gradient_agreement for record in records]),
+    )
+
+
+def _merge_named(
+    step: int, named: dict[tuple[int, str], dict[int, tuple[float, float]]]
+) -> Iterator[NamedLossObservation]:
+    for (kind, name), by_rank in sorted(named.items()):
+        # In the order of ranks, for sums of floats depend on it.
+        parts = [by_rank[rank] for rank in sorted(by_rank)]
+        samples = sum(count for _, count in parts)
+        if samples > 0:
+            total = sum(part for part, _ in parts)
+            yield NamedLossObservation(step, LossKind(kind), name, total / samples, samples)
 
 
 def _rows(rows: list[tuple[float, ...]]) -> NDArray[np.float64]:

@@ -6,7 +6,9 @@ from dataclasses import dataclass, field
 
 from stallwatch.detector.analysis.align import AlignConfig
 from stallwatch.detector.checks import CheckConfigs
+from stallwatch.detector.diagnosis import STANDALONE_CHECKS, StandaloneConfig
 from stallwatch.detector.signals.loss_config import LossConfig
+from stallwatch.detector.signals.noise_scale import NoiseScaleConfig
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,8 +19,12 @@ class AnalysisConfig:
     """How long ranks wait for each other."""
     loss: LossConfig = field(default_factory=LossConfig)
     """The loss model."""
+    noise_scale: NoiseScaleConfig = field(default_factory=NoiseScaleConfig)
+    """The gradient noise scale."""
     checks: CheckConfigs = field(default_factory=CheckConfigs)
     """One entry a check."""
+    causes: StandaloneConfig = field(default_factory=StandaloneConfig)
+    """Causes that are findings of their own."""
     disabled: tuple[str, ...] = ()
     """Kinds that are not checked."""
     attentive_seconds: float = 5.0
@@ -26,7 +32,7 @@ class AnalysisConfig:
 
     def __post_init__(self) -> None:
         """Refuse unknown kinds and times that make no sense."""
-        unknown = set(self.disabled) - set(self.checks.names())
+        unknown = set(self.disabled) - {*self.checks.names(), *STANDALONE_CHECKS}
         if unknown:
             raise ValueError(f"disabled names no check: {', '.join(sorted(unknown))}")
         if not self.attentive_seconds > 0:

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 from stallwatch.detector.analysis.config import AnalysisConfig
 from stallwatch.detector.checks.contract import Check, Signal
+from stallwatch.detector.diagnosis import STANDALONE_CHECKS
 from stallwatch.detector.signals.loss import LossSignal
+from stallwatch.detector.signals.noise_scale import NoiseScaleSignal
 from stallwatch.detector.signals.step_windows import StepWindows
+from stallwatch.detector.signals.vitals import VitalsSignal
 
 
 @dataclass(slots=True)
@@ -27,9 +31,13 @@ class Pipeline:
         """Fresh signals and checks, as configured."""
         signals: dict[str, Signal] = {
             "loss": LossSignal(config=config.loss),
+            "noise_scale": NoiseScaleSignal(config=config.noise_scale),
+            "vitals": VitalsSignal(),
             "step_windows": StepWindows(),
         }
-        checks = {kind: check for kind, check in config.checks.build().items() if kind not in config.disabled}
+        built: dict[str, Any] = dict(config.checks.build())
+        built |= {kind: make(config=config.causes) for kind, make in STANDALONE_CHECKS.items()}
+        checks = {kind: check for kind, check in built.items() if kind not in config.disabled}
         return cls(signals, checks)
 
     def feed(self, observation: object) -> Iterator[object]:

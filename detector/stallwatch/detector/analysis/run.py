@@ -24,9 +24,12 @@ from stallwatch.detector.core.inputs import Parallelism, RankBatch, RankHeartbea
 from stallwatch.detector.core.learning import LossAssessment
 from stallwatch.detector.core.observations import EvaluationObservation, StepObservation
 from stallwatch.detector.core.sampled import SampledObservation
+from stallwatch.detector.core.scaling import NoiseScaleObservation
 from stallwatch.detector.core.verdicts import Verdict
 from stallwatch.detector.core.views import RankView, RunView
+from stallwatch.detector.diagnosis import DIAGNOSED, explain
 from stallwatch.detector.signals.loss import LossSignal
+from stallwatch.detector.signals.vitals import VitalsSignal
 
 __all__ = ["AnalysisConfig", "RunAnalysis", "SeriesPoint"]
 
@@ -281,9 +284,14 @@ class RunAnalysis:
                 self._take(now, result)
             elif isinstance(result, LossAssessment):
                 state.assessment = result
+            elif isinstance(result, NoiseScaleObservation):
+                accounting.remember_noise_scale(state, result)
 
     def _take(self, now: float, verdict: Verdict) -> None:
         state = self.state
+        vitals = self.pipeline.signals.get("vitals")
+        if verdict.kind in DIAGNOSED and isinstance(vitals, VitalsSignal):
+            verdict = explain(verdict, vitals.vitals(), state.findings.select("firing"))
         finding = state.findings.apply(now, verdict)
         if verdict.kind == "hang":
             state.hung = verdict.firing

@@ -11,12 +11,12 @@ from stallwatch.detector.analysis.align import Aligner
 from stallwatch.detector.analysis.attempts import Attempt
 from stallwatch.detector.analysis.clock import StepClock
 from stallwatch.detector.analysis.findings import FindingBook
-from stallwatch.detector.analysis.noise_scale import NoiseScale
 from stallwatch.detector.analysis.ranks import RankTable, SequenceLedger
 from stallwatch.detector.analysis.series import SeriesBook
 from stallwatch.detector.core.inputs import RankHello
 from stallwatch.detector.core.learning import LossAssessment
 from stallwatch.detector.core.observations import RunDeclaration
+from stallwatch.detector.core.scaling import NoiseScaleObservation
 from stallwatch.detector.core.views import STEP_PHASES, STEP_SECONDS_BUCKETS
 
 
@@ -46,7 +46,7 @@ class RunState:
     aligner: Aligner = field(default_factory=Aligner)
     findings: FindingBook = field(default_factory=FindingBook)
     series: SeriesBook = field(default_factory=SeriesBook)
-    noise_scale: NoiseScale = field(default_factory=NoiseScale)
+    noise_scale: NoiseScaleObservation | None = None
     clock: StepClock = field(default_factory=StepClock)
     assessment: LossAssessment | None = None
     state: str = "warming_up"

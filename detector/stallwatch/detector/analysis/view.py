@@ -18,7 +18,7 @@ def run_view(state: RunState) -> RunView:
     """The run as `GET /api/v1/runs/{run}` shows it."""
     hello, table, book = state.hello, state.ranks, state.findings
     batch = float(np.median(state.batch_sizes)) if state.batch_sizes else None
-    scale = state.noise_scale.estimate()
+    noise = state.noise_scale
     last = table.last_step[table.attached & ~table.finished]
     lag = int(last.max() - last.min()) if last.size else 0
     worst = int(np.flatnonzero(table.attached & ~table.finished)[last.argmin()]) if lag > 0 else None
@@ -37,8 +37,8 @@ def run_view(state: RunState) -> RunView:
         updated_at=state.updated_at,
         loss=_loss_view(state),
         evaluation_loss=state.evaluation_loss,
-        gradient_noise_scale=scale,
-        batch_over_critical=batch / scale if batch and scale else None,
+        gradient_noise_scale=noise.scale if noise else None,
+        batch_over_critical=noise.batch_over_critical if noise else None,
         learning_rate=state.learning_rate,
         gradient_norm_local=state.gradient_norm_local,
         gradient_norm_reduced=state.gradient_norm_reduced,

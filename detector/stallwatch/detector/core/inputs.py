@@ -136,6 +136,42 @@ class SampledRecord:
     parameter_squares: tuple[float, ...] = ()
     update_squares: tuple[float, ...] = ()
     unchanged_share: float = math.nan
+    gradient_zero_shares: tuple[float, ...] = ()
+    gradient_zero_row_shares: tuple[float, ...] = ()
+    weight_decay: float = -1.0
+    momentum: float = -1.0
+    decoupled_weight_decay: bool = False
+    saturated_shares: dict[str, float] = field(default_factory=dict)
+    input_mean: float = math.nan
+    input_deviation: float = math.nan
+
+
+@dataclass(frozen=True, slots=True)
+class DirectionRecord:
+    """Where one rank's gradient points at the step after a sampled one."""
+
+    step: int
+    update_alignment: float
+    gradient_agreement: float
+
+
+class LossKind(IntEnum):
+    """What a named loss is of; the numbers of the wire."""
+
+    UNSPECIFIED = 0
+    GROUP = 1
+    COMPONENT = 2
+
+
+@dataclass(frozen=True, slots=True)
+class NamedLoss:
+    """A loss of one rank under a name, at the steps at which it was logged; arrays have shape (steps,)."""
+
+    name: str
+    kind: LossKind
+    step: NDArray[np.int64]
+    loss_sum: NDArray[np.float64]
+    samples: NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,6 +214,8 @@ class RankBatch:
     evaluations: tuple[EvaluationPoint, ...] = ()
     events: tuple[Event, ...] = ()
     dropped: tuple[Dropped, ...] = ()
+    directions: tuple[DirectionRecord, ...] = ()
+    named_losses: tuple[NamedLoss, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from stallwatch.detector.core.inputs import Parallelism
+from stallwatch.detector.core.inputs import LossKind, Parallelism
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
@@ -98,6 +98,18 @@ class EvaluationObservation:
     loss: float
     samples: float
     metrics: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class NamedLossObservation:
+    """One step's loss of a group of samples, or of a term of a composite loss: the sample-weighted mean over ranks."""
+
+    step: int
+    kind: LossKind
+    name: str
+    loss: float
+    samples: float
+    """Of the group, over all ranks that reported it; of a component, those of the step."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -63,7 +65,36 @@ class SampledObservation:
     update_squares: Floats = field(default_factory=_no_floats)
     unchanged_share: Floats = field(default_factory=_no_floats)
     """Share of the parameter elements with a gradient that the step left exactly as they were; NaN when not taken."""
+    gradient_zero_shares: Floats = field(default_factory=_no_floats)
+    """Share of each block's gradient elements that are exactly zero; shape (ranks, blocks). With data-parallel training one
+    rank sends this, and what follows, for all: the rows of the others are NaN."""
+    gradient_zero_row_shares: Floats = field(default_factory=_no_floats)
+    """Share of the rows (units) of each block's gradient that are zero as a whole; NaN where a block has no rows."""
+    weight_decay: float = math.nan
+    """Of the optimizer's groups the largest, from the lowest rank that knows; NaN when unknown, -1 when there is none."""
+    momentum: float = math.nan
+    """Momentum, or beta1 of Adam and its kin; NaN when unknown, -1 when there is none."""
+    decoupled_weight_decay: bool = False
+    """Whether the decay acts beside the gradient (AdamW) rather than within it."""
+    saturated_shares: Mapping[str, float] = field(default_factory=dict)
+    """Mean over ranks of the share of saturated outputs, by module."""
+    input_mean: Floats = field(default_factory=_no_floats)
+    """Mean of each rank's first input; NaN unless asked for."""
+    input_deviation: Floats = field(default_factory=_no_floats)
 
     def any_non_finite(self) -> frozenset[int]:
         """The blocks that held a NaN or an infinity on any rank: their bits say nothing about agreement."""
         return frozenset(block for blocks in self.non_finite_blocks for block in blocks)
+
+
+@dataclass(frozen=True, slots=True)
+class DirectionObservation:
+    """Where the averaged gradient points at the step after a sampled one; means over the ranks that tell."""
+
+    step: int
+    attempt: int
+    update_alignment: float
+    """Cosine of the negative gradient and the update before it: above 0 the update could have gone further, below 0 it
+    went too far."""
+    gradient_agreement: float
+    """Cosine of the gradient and the gradient before it."""

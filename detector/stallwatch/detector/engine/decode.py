@@ -10,9 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stallwatch.detector.core.inputs import (
+    DirectionRecord,
     Dropped,
     EvaluationPoint,
     Event,
+    LossKind,
+    NamedLoss,
     Parallelism,
     Phase,
     RankBatch,
@@ -90,6 +93,20 @@ def decode_batch(batch: pb.Batch) -> RankBatch:
                 dropped.last_step,
             )
             for dropped in batch.dropped
+        ),
+        directions=tuple(
+            DirectionRecord(record.step, record.update_alignment, record.gradient_agreement)
+            for record in batch.directions
+        ),
+        named_losses=tuple(
+            NamedLoss(
+                named.name,
+                _known(LossKind, named.kind),
+                np.array(named.step, dtype=np.int64),
+                np.array(named.loss_sum, dtype=np.float64),
+                np.array(named.samples, dtype=np.float64),
+            )
+            for named in batch.named_losses
         ),
     )
 
@@ -176,6 +193,14 @@ def _sampled(record: pb.SampledRecord) -> SampledRecord:
         parameter_squares=tuple(record.parameter_squares),
         update_squares=tuple(record.update_squares),
         unchanged_share=record.unchanged_share,
+        gradient_zero_shares=tuple(record.gradient_zero_shares),
+        gradient_zero_row_shares=tuple(record.gradient_zero_row_shares),
+        weight_decay=record.weight_decay,
+        momentum=record.momentum,
+        decoupled_weight_decay=record.decoupled_weight_decay,
+        saturated_shares=dict(sorted(record.saturated_shares.items())),
+        input_mean=record.input_mean,
+        input_deviation=record.input_deviation,
     )
 
 

@@ -31,3 +31,4 @@ CLOCK_SLACK_SECONDS = 1e-3
 MAX_ANCHOR_ELEMENTS = 16
 MAX_ANCHORS = 64
 """Steps whose anchors one sampled record may hold."""
+MAX_SATURATED_MODULES = 64

@@ -62,6 +62,8 @@ _BY_BLOCK = (
     "gradient_squares",
     "parameter_squares",
     "update_squares",
+    "gradient_zero_shares",
+    "gradient_zero_row_shares",
 )
 
 
@@ -131,6 +133,9 @@ def check_batch(batch: pb.Batch, blocks: int) -> None:
     _check_count("named_losses", len(batch.named_losses), limits.MAX_NAMED_LOSSES, "named losses")
     for index, named in enumerate(batch.named_losses):
         _check_named_loss(f"named_losses[{index}]", named)
+    _check_count("directions", len(batch.directions), limits.MAX_SAMPLED_RECORDS, "records")
+    for index, direction in enumerate(batch.directions):
+        _check_integer(f"directions[{index}].step", direction.step)
     _check_count("events", len(batch.events), limits.MAX_EVENTS, "events")
     for index, happening in enumerate(batch.events):
         _check_event(f"events[{index}]", happening)
@@ -261,6 +266,11 @@ def _check_sampled(field: str, record: pb.SampledRecord, blocks: int) -> None:
             )
     _check_amount(f"{field}.samples", record.samples)
     _check_anchors(field, record)
+    _check_count(
+        f"{field}.saturated_shares", len(record.saturated_shares), limits.MAX_SATURATED_MODULES, "modules"
+    )
+    for name in record.saturated_shares:
+        _check_length(f"{field}.saturated_shares", name, limits.MAX_TEXT_CHARACTERS)
     for name in _BY_BLOCK:
         length = len(getattr(record, name))
         if length not in (0, blocks):

@@ -6,6 +6,7 @@ import math
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 
@@ -15,12 +16,14 @@ from stallwatch.detector.checks.learning import LEARNING_CHECKS
 from stallwatch.detector.core.findings import Finding
 from stallwatch.detector.core.learning import LossAssessment, LossPoint
 from stallwatch.detector.core.observations import AttemptObservation, EvaluationObservation
+from stallwatch.detector.diagnosis import DIAGNOSED, STANDALONE_CHECKS, explain
 from stallwatch.detector.importers.log import Floats, TrainingLog
 from stallwatch.detector.importers.source import Progress, no_progress
 from stallwatch.detector.report.blocks import Block, blocks
 from stallwatch.detector.report.outcome import Look, Outcome, StateEntry
 from stallwatch.detector.report.positions import Positions
 from stallwatch.detector.signals.loss import LossConfig, LossSignal
+from stallwatch.detector.signals.vitals import VitalsSignal
 
 _PROGRESS_POINTS = 1000
 _LARGEST_LOSS = 1e100
@@ -62,6 +65,12 @@ def _evaluations(log: TrainingLog, positions: Positions) -> Iterator[tuple[int, 
         yield row, EvaluationObservation(int(steps[index]), float(evaluations.loss[index]), 1.0, metrics)
 
 
+def _checks() -> list[Check]:
+    """What can be decided from a log: learning, and causes that stand for themselves."""
+    checks: dict[str, Any] = {**LEARNING_CHECKS, **STANDALONE_CHECKS}
+    return [check() for check in checks.values()]
+
+
 @dataclass(slots=True)
 class _Analysis:
     """The analysis of one log, under way."""
@@ -69,7 +78,8 @@ class _Analysis:
     log: TrainingLog
     positions: Positions
     signal: LossSignal
-    checks: list[Check] = field(default_factory=lambda: [check() for check in LEARNING_CHECKS.values()])
+    checks: list[Check] = field(default_factory=_checks)
+    vitals: VitalsSignal = field(default_factory=VitalsSignal)
     book: FindingBook = field(init=False)
     by_type: dict[type, list[Check]] = field(default_factory=dict)
     states: list[StateEntry] = field(default_factory=list)
@@ -124,12 +134,13 @@ class _Analysis:
         rate = None if math.isnan(block.learning_rate) else block.learning_rate
         point = LossPoint(block.step, block.loss, float(block.points), rate)
         self._follow_broken(point)
+        self.vitals.update(point)
         for look in self.signal.update(point):
             self._assessed(look)
             self._check(look)
         # A mean of neighbours says nothing of single points, and the checks of those need not see it.
         if block.points == 1:
-            self._check(point)
+            self._ask(point)
 
     def _follow_broken(self, point: LossPoint) -> None:
         """A loss that stays not finite has diverged; the loss model has no level to say so from."""
@@ -152,10 +163,18 @@ class _Analysis:
         self._check(attempt)
 
     def _check(self, observation: object) -> None:
+        for vitals in self.vitals.update(observation):
+            self._ask(vitals)
+        self._ask(observation)
+
+    def _ask(self, observation: object) -> None:
         for check in self.by_type.get(type(observation), ()):
             verdict = check.update(observation)
-            if verdict is not None:
-                self.book.apply(0.0, verdict)
+            if verdict is None:
+                continue
+            if verdict.kind in DIAGNOSED:
+                verdict = explain(verdict, self.vitals.vitals(), self.book.select("firing"))
+            self.book.apply(0.0, verdict)
 
     def _assessed(self, look: LossAssessment) -> None:
         at = self.positions.decode(look.step)
