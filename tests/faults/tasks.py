@@ -97,13 +97,18 @@ class Convolution(Task):
         return images[chosen], classes[chosen]
 
 
+@cache
+def _text() -> tuple[torch.Tensor, int]:
+    return corpus()
+
+
 class _Text(Task):
     samples = 4
     context = 16
 
     def batch(self, generator: torch.Generator, samples: int) -> Batch:
         """Windows of Python's own manual, and the characters that follow."""
-        text, _ = corpus()
+        text, _ = _text()
         starts = torch.randint(len(text) - self.context - 1, (samples,), generator=generator)
         windows = torch.stack([text[start : start + self.context + 1] for start in starts])
         return windows[:, :-1], windows[:, 1:]
@@ -114,7 +119,7 @@ class Transformer(_Text):
 
     def model(self) -> nn.Module:
         """Two blocks of width 32."""
-        return CharacterGPT(corpus()[1], self.context, width=32, layers=2, heads=2)
+        return CharacterGPT(_text()[1], self.context, width=32, layers=2, heads=2)
 
 
 class _Recurrent(nn.Module):
@@ -133,7 +138,7 @@ class Recurrence(_Text):
 
     def model(self) -> nn.Module:
         """One layer of 32 cells."""
-        return _Recurrent(corpus()[1])
+        return _Recurrent(_text()[1])
 
 
 TASKS: dict[str, Task] = {
