@@ -42,6 +42,8 @@ class Columns:
     ddp_iteration: np.ndarray
     collectives: np.ndarray
     gradient_fingerprint: np.ndarray
+    micro_batches: np.ndarray
+    input_fingerprint: np.ndarray
     learning_rate: float = 0.1
 
     def block(self, rank: int, low: int, high: int) -> StepBlock:
@@ -52,7 +54,7 @@ class Columns:
             step=self.step[rows].astype(np.int64),
             loss_sum=self.loss_sum[rows, rank].copy(),
             samples=self.samples[rows, rank].copy(),
-            micro_batches=np.ones(count, np.int64),
+            micro_batches=self.micro_batches[rows, rank].copy(),
             learning_rate=np.full((count, 1), self.learning_rate),
             step_seconds=self.step_seconds[rows, rank].copy(),
             input_seconds=self.input_seconds[rows, rank].copy(),
@@ -64,6 +66,7 @@ class Columns:
             collectives=self.collectives[rows, rank].copy(),
             gradient_fingerprint=self.gradient_fingerprint[rows, rank].copy(),
             optimizer_steps=np.ones(count, np.int64),
+            input_fingerprint=self.input_fingerprint[rows, rank].copy(),
         )
 
 
@@ -90,6 +93,9 @@ class Job:
     launch_id: str = "launch"
     incarnation: int = 1_000
     total_steps: int = 0
+    dataset_size: int = 0
+    base_batch_size: float = 0.0
+    accumulation_steps: int = 0
     run: str = "job"
     sequence: dict[int, int] = field(default_factory=dict)
 
@@ -123,6 +129,8 @@ class Job:
             ddp_iteration=np.repeat(np.arange(1, self.steps + 1)[:, None], self.ranks, axis=1),
             collectives=np.repeat(3 * np.arange(1, self.steps + 1)[:, None], self.ranks, axis=1),
             gradient_fingerprint=np.repeat(rng.integers(0, 1 << 60, (self.steps, 1)), self.ranks, axis=1),
+            micro_batches=np.ones(shape, np.int64),
+            input_fingerprint=np.random.default_rng((self.seed, 7)).integers(0, 1 << 32, shape),
         )
         for fault in self.faults:
             fault(made)
@@ -150,6 +158,9 @@ class Job:
             first_step=self.first_step,
             sample_period=self.sample_period,
             total_steps=self.total_steps,
+            dataset_size=self.dataset_size,
+            base_batch_size=self.base_batch_size,
+            accumulation_steps=self.accumulation_steps,
         )
 
     def sample(self, step: int, rank: int) -> SampledRecord:
@@ -226,6 +237,7 @@ def beat_all(
     phase_seconds: float = 0.0,
     collectives: dict[int, int] | int = -1,
     stacks: dict[int, str] | None = None,
+    flight_records: dict[int, str] | None = None,
     ranks: range | tuple[int, ...] | None = None,
 ) -> None:
     """A heartbeat of every rank."""
@@ -236,6 +248,7 @@ def beat_all(
             last_step=last_step,
             collectives=collectives if isinstance(collectives, int) else collectives[rank],
             stack=(stacks or {}).get(rank, ""),
+            flight_record=(flight_records or {}).get(rank, ""),
         )
         analysis.heartbeat(now, rank, job.incarnation + rank, beat)
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from stallwatch.detector.analysis import AnalysisConfig, RunAnalysis
 from stallwatch.detector.checks import CheckConfigs
 from stallwatch.detector.checks.hang import HangConfig
 from stallwatch.detector.core.inputs import Phase
-from support.simulation import START, Job, attach, beat_all, kinds, one, play
+from support.simulation import START, Job, attach, beat_all, kinds, one, play, restarted
 
 STACK = """  File "/app/train.py", line 40, in main
     batch = next(loader)
@@ -169,3 +171,118 @@ def test_a_restart_clears_it():
     attach(analysis, job, now + 1)
     analysis.tick(now + 2)
     assert one(analysis, "hang").status == "resolved"
+
+
+def record(*sequences, pending=False):
+    """What a rank's flight recorder holds."""
+    entries = [
+        {
+            "op": "gloo:all_reduce",
+            "group": "0",
+            "sequence": n,
+            "sizes": [[20, 4]],
+            "type": "Float",
+            "done": True,
+        }
+        for n in sequences
+    ]
+    if pending:
+        entries[-1]["done"] = False
+    return json.dumps(entries)
+
+
+def test_the_collective_that_was_never_issued_is_named():
+    """Flight recorders say which operation the others wait in, of what size, and how far the culprit has come."""
+    waiting = record(299, 300, 301, pending=True)
+    records = {0: waiting, 1: record(299, 300), 2: waiting, 3: waiting}
+    phases = {**IN_SYNC, 1: Phase.FORWARD}
+    counts = {0: 301, 1: 300, 2: 301, 3: 301}
+    finding = one(standing(40, phases, collectives=counts, flight_records=records)[0], "hang")
+    assert finding.ranks == (1,)
+    assert "rank 1 never issued all_reduce 301 of [20, 4] Float" in finding.reason
+    assert finding.evidence["collective"] == "all_reduce"
+    assert finding.evidence["collective_sequence"] == 301
+    assert finding.evidence["last_collective_of_culprit"] == 300
+
+
+@pytest.mark.parametrize(
+    "text", ["{", "[1, 2]", '{"a": 1}', '[{"sequence": "x", "sizes": 3, "done": false}]']
+)
+def test_a_flight_record_that_is_none_changes_nothing(text):
+    """It comes from another machine, and from a private part of torch."""
+    finding = one(standing(40, ONE_IN_INPUT, flight_records={0: text, 2: text})[0], "hang")
+    assert finding.ranks == (2,)
+
+
+def test_pauses_between_steps_that_were_seen_are_usual():
+    """A script that does something of its own for 40 s now and then may do it again."""
+
+    def pauses(columns):
+        columns.input_seconds[[130, 270]] += 40.0
+
+    job = Job(steps=400, sample_period=0, faults=(pauses,))
+    assert kinds(standing(100, Phase.INPUT, job=job)[0]) == set()
+    job = Job(steps=400, sample_period=0, faults=(pauses,))
+    assert kinds(standing(170, Phase.INPUT, job=job)[0]) == {"hang"}
+
+
+def test_an_evaluation_that_never_ends_is_found_by_those_before():
+    """Two evaluations took two minutes; a third may take ten times as long, and not two hours."""
+    job = Job(steps=30, sample_period=0)
+    analysis = RunAnalysis(job.run)
+    now = play(analysis, job)
+    step = 29
+    for _ in range(2):
+        for second in range(1, 121):
+            beat_all(analysis, job, now + second, Phase.EVALUATION, last_step=step, phase_seconds=second)
+            analysis.tick(now + second)
+        now, step = now + 121, step + 1
+        beat_all(analysis, job, now, Phase.FORWARD, last_step=step)
+        analysis.tick(now)
+    for second in range(1, 1500):
+        beat_all(analysis, job, now + second, Phase.EVALUATION, last_step=step, phase_seconds=second)
+        analysis.tick(now + second)
+        if second == 1100:
+            assert kinds(analysis) == set()
+    assert one(analysis, "hang").evidence["phase"] == "evaluation"
+
+
+def test_a_restart_clears_what_processes_were_doing():
+    """A process died in a checkpoint: the next attempt neither hangs because of it, nor is excused by it."""
+    job = Job(steps=60, sample_period=0)
+    analysis = RunAnalysis(job.run)
+    now = play(analysis, job)
+    for second in range(1, 20):
+        beat_all(analysis, job, now + second, Phase.CHECKPOINT, last_step=59, phase_seconds=second)
+        analysis.tick(now + second)
+    for rank in range(job.ranks):
+        analysis.disconnect(now + 20, rank, job.incarnation + rank, "reset")
+    again = restarted(job, first_step=60, steps=200)
+    now = play(analysis, again, now + 25)
+    assert "hang" not in kinds(analysis)
+    for second in range(1, 45):
+        beat_all(analysis, again, now + second, ONE_IN_INPUT, last_step=259, phase_seconds=second)
+        analysis.tick(now + second)
+    finding = one(analysis, "hang")
+    assert finding.ranks == (2,)
+    assert finding.since_step == 260
+
+
+def test_a_hang_ends_with_its_attempt():
+    """The launcher restarts a job that hangs: the finding is resolved, and does not come back by itself."""
+    analysis, job, now = standing(45, ONE_IN_INPUT)
+    again = restarted(job, first_step=100)
+    now = play(analysis, again, now + 10)
+    finding = one(analysis, "hang")
+    assert finding.status == "resolved"
+    for second in range(1, 25):
+        beat_all(analysis, again, now + second, Phase.FORWARD, last_step=199, phase_seconds=second)
+        analysis.tick(now + second)
+    assert len([each for each in analysis.findings() if each.kind == "hang"]) == 1
+
+
+def test_it_is_called_within_three_heartbeats_beyond_the_limit():
+    """Heartbeats come every 2 s: with a floor of 6 s, a hang is called before 12 s."""
+    config = AnalysisConfig(checks=CheckConfigs(hang=HangConfig(floor_seconds=6.0)))
+    assert kinds(standing(5, ONE_IN_INPUT, config=config)[0]) == set()
+    assert kinds(standing(12, ONE_IN_INPUT, config=config)[0]) == {"hang"}

@@ -150,3 +150,16 @@ def test_a_job_that_never_trains_is_not_lost():
     attach(analysis, job, START)
     watch(analysis, Job(steps=0), START, 600, range(4), phase=Phase.STARTING)
     assert kinds(analysis) == set()
+
+
+def test_a_node_that_is_gone_is_named():
+    """All eight ranks of one node of two end at once: the node is named, and where to look."""
+    analysis, job, now = trained(ranks=16)
+    for rank in range(8, 16):
+        analysis.disconnect(now, rank, job.incarnation + rank, "timed out")
+    watch(analysis, job, now, 40, range(8))
+    finding = one(analysis, "rank_lost")
+    assert finding.ranks == tuple(range(8, 16))
+    assert finding.reason.startswith("Node node1 (ranks 8, 9")
+    assert finding.evidence["node"] == "node1"
+    assert "that machine and its network" in finding.advice[0]

@@ -26,9 +26,9 @@ class HangConfig:
     ceiling_seconds: float = 1800.0
     """Anything longer is one, however slow steps are."""
     factor: float = 10.0
-    """... times the 99th percentile of what the phase in question takes in this run ..."""
+    """... times the 99th percentile of what a step of this run takes, and of what the phase in question takes ..."""
     longest_factor: float = 3.0
-    """... and times the longest it has taken."""
+    """... and this times the longest that it has taken."""
     first_step_seconds: float = 3600.0
     """Before the first step of an attempt is finished: loading, compiling and warming up take their time."""
     exempt_seconds: float = 7200.0
@@ -55,8 +55,8 @@ class Hang:
 
     The culprit is the rank that has issued the fewest collectives, for the others sit in one that it never entered; where
     that is unknown or equal, the rank that is anywhere but waiting while others wait for gradients; failing that, the one
-    with the fewest steps. How long is too long is learnt for each phase: ten times what it usually takes and three times the
-    longest, with a floor. Evaluation, checkpoints, compilation and the first step are not hangs, as long as they do not
+    with the fewest steps. Too long is ten times what a step takes in this run, ten times what the phase in question takes and
+    three times the longest it has taken, with a floor. Evaluation, checkpoints, compilation and the first step are not hangs, as long as they do not
     take ten times as long as those before. Where agents have sent what torch's flight recorder holds, the collective that
     the others wait in is named with its operation, size and sequence number. A restart forgets what processes were doing.
 
@@ -158,16 +158,13 @@ class Hang:
         config, usual = self.config, self.usual
         if not self.steps:
             return config.first_step_seconds
-        # The time before the phase in question belongs to the step as well.
-        whole = usual.steps.quantile(0.99)
-        longest = 0.0
+        limit = config.factor * usual.steps.quantile(0.99)
         for phase in np.unique(seen.phase[culprits & ~seen.finished]).tolist():
-            known = usual.phases.get(int(phase), usual.steps)
-            longest = max(
-                longest, config.factor * known.quantile(0.99), config.longest_factor * known.quantile(1.0)
-            )
-        longest = longest or config.factor * whole
-        return min(max(longest + whole, config.floor_seconds), config.ceiling_seconds)
+            known = usual.phases.get(int(phase))
+            if known is not None:
+                longest = config.longest_factor * known.quantile(1.0)
+                limit = max(limit, config.factor * known.quantile(0.99), longest)
+        return min(max(limit, config.floor_seconds), config.ceiling_seconds)
 
     def _resolve(self, seen: LivenessObservation) -> Verdict:
         self.firing = False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar
 
@@ -123,6 +124,9 @@ class RankLost:
         ending = seen.endings.get(rank, "") if not seen.connected[first] else ""
         count = int(np.count_nonzero(others))
         who = ranks_text(self.named).capitalize() + (f" on {host}" if host and len(self.named) == 1 else "")
+        node = lost_node(self.named, seen.hosts)
+        if node:
+            who = f"Node {node} ({ranks_text(self.named)})"
         how = (
             f"its stream ended ({ending})"
             if ending
@@ -148,7 +152,9 @@ class RankLost:
             if not self.gone
             else (
                 (
-                    f"Look at the end of rank {rank}'s log and at its machine{f' {host}' if host else ''}: killed for memory, a crash "
+                    f"All ranks of {node} went silent: look at that machine and its network before any log."
+                    if node
+                    else f"Look at the end of rank {rank}'s log and at its machine{f' {host}' if host else ''}: killed for memory, a crash "
                     "without a traceback, or a node that is gone."
                 ),
                 "Restart the job from its last checkpoint if the launcher does not: the other ranks wait until their timeout.",
@@ -173,7 +179,18 @@ class RankLost:
                 "others": count,
                 "process_gone": bool(self.gone),
                 "host": host,
+                "node": node,
             },
             advice=advice,
             ranks=self.named,
         )
+
+
+def lost_node(ranks: Sequence[int], hosts: Mapping[int, str]) -> str:
+    """The host all of whose ranks are lost, at least two, and nobody else; empty when it is another story."""
+    lost = {hosts.get(rank, "") for rank in ranks}
+    if len(lost) != 1 or len(ranks) < 2:
+        return ""
+    (host,) = lost
+    theirs = sum(name == host for name in hosts.values())
+    return host if host and theirs == len(ranks) < len(hosts) else ""
