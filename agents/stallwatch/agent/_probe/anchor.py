@@ -7,11 +7,12 @@ parameter every `ROTATION` steps, so that a unit that happens to be dead does no
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from ctypes import string_at
 from typing import TYPE_CHECKING, Any
 
 from stallwatch.agent._fingerprint import flat, local_part
+from stallwatch.agent._probe.hooks import Guard, Hook
 
 if TYPE_CHECKING:
     import torch
@@ -48,14 +49,12 @@ class AnchorReadings:
 class GradientAnchor:
     """Reads the anchor; `begin` once a step, then at each place."""
 
-    def __init__(
-        self, parameters: Sequence[Tensor], reader: DeviceReader, failed: Callable[[BaseException], None]
-    ) -> None:
+    def __init__(self, parameters: Sequence[Tensor], reader: DeviceReader, guard: Guard) -> None:
         import torch
 
         self._tensor = torch.Tensor
         self._fetch = reader.fetch
-        self._failed = failed
+        self._guard = guard
         dense = [each for each in parameters if each.numel() >= ELEMENTS and not each.is_complex()]
         # Biases and norms get a gradient from every sample; rows of an embedding only from some.
         self._candidates = [each for each in dense if each.dim() == 1] or dense
@@ -93,19 +92,16 @@ class GradientAnchor:
         size = local_part(parameter).numel()
         self._offset = max(size - ELEMENTS, 0) // 2
         if parameter.requires_grad and size >= ELEMENTS:
-            self._handle = parameter.register_hook(self._on_local)
+            self._handle = parameter.register_hook(Hook(self._guard, self._on_local))
 
-    def _on_local(self, gradient: Tensor) -> None:
-        try:
-            readings = self.readings
-            if readings is not None:
-                if readings.carried is not None:
-                    self._see_carried(readings, readings.carried)
-                reading = self._read(gradient)
-                if reading is not None:
-                    readings.local.append(reading)
-        except Exception as error:
-            self._failed(error)
+    def _on_local(self, _now: float, gradient: Tensor) -> None:
+        readings = self.readings
+        if readings is not None:
+            if readings.carried is not None:
+                self._see_carried(readings, readings.carried)
+            reading = self._read(gradient)
+            if reading is not None:
+                readings.local.append(reading)
 
     def _see_carried(self, readings: AnchorReadings, carried: list[Reading]) -> None:
         before = self._parameter.grad if self._held and self._parameter is not None else None

@@ -74,9 +74,7 @@ class StepProbe:
         self._note = note
         self._trainable = len(model.trainable)
         self._sentinel = GradientSentinel(model.trainable) if probes.gradient_fingerprint else None
-        self._anchor = (
-            GradientAnchor(model.trainable, reader, guard.failed) if probes.gradient_anchor else None
-        )
+        self._anchor = GradientAnchor(model.trainable, reader, guard) if probes.gradient_anchor else None
         self._inputs = InputProbe(reader) if probes.inputs else None
         self._start_known = start_step is not None
         self._primary: torch.optim.Optimizer | None = None
