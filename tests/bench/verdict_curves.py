@@ -7,12 +7,13 @@ still falls by 2 % and by one standard deviation of its noise, and not only beca
 
 from __future__ import annotations
 
+import bisect
 import csv
 import itertools
 import math
 import statistics
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -147,6 +148,17 @@ def follow(curve: Curve, config: LossConfig) -> list[tuple[float, LossAssessment
         point = LossPoint(int(position) if whole else ordinal, value, 1.0, rate)
         out.extend((position, look) for look in signal.update(point))
     return out
+
+
+def cuts_and_looks(
+    curve: Curve, looks: list[tuple[float, LossAssessment]]
+) -> Iterator[tuple[Cut, LossAssessment]]:
+    """Every cut with the latest assessment at it."""
+    positions = [position for position, _ in looks]
+    for cut in curve.cuts:
+        index = bisect.bisect_right(positions, cut.position) - 1
+        if index >= 0:
+            yield cut, looks[index][1]
 
 
 def entries(looks: Iterable[tuple[float, LossAssessment]]) -> States:

@@ -72,6 +72,19 @@ _NOISES = ((0.0, 0.05, False), (0.0, 0.3, False), (0.9, 0.02, False), (0.9, 0.05
 """Correlation, standard deviation as a share of the loss, heavy tails."""
 
 
+def epoch_power(shape: Shape, sigma: float, due: int) -> float:
+    """Power by `due` of the best test at 5 % of "flat since epoch 27" against a line that still gains what matters.
+
+    It is told where the flat part begins and how large the noise is: a detector that has to find out both has less.
+    """
+    first, level = float(shape(np.zeros(1))[0]), float(shape(np.array([float(FLAT_EPOCH)]))[0])
+    points, config = due + 1, LossConfig()
+    material = config.material_share * min(first - level, level) * (1 + config.few_points / points)
+    slope = material / (config.horizon_share * due)
+    error = sigma * level * math.sqrt(12 / (due - FLAT_EPOCH + 1) ** 3)
+    return statistics.NormalDist().cdf(slope / error - 1.645)
+
+
 def power_laws(
     config: LossConfig, steps: int, seeds: int, exponents: tuple[float, ...] = EXPONENTS
 ) -> list[Row]:
@@ -156,6 +169,9 @@ def epochs(config: LossConfig, seeds: int) -> list[Row]:
                         false += 1
                         break
             rows.append(
-                {"noise": sigma, "due": due, "shape": name, "runs": seeds, "in time": in_time, "false": false}
-            )
+                {
+                    "noise": sigma, "due": due, "shape": name, "runs": seeds, "in time": in_time, "false": false,
+                    "power allowed": round(epoch_power(shape, sigma, due), 2),
+                }
+            )  # fmt: skip
     return rows

@@ -109,39 +109,17 @@ def calibration(curves: list[Curve], looks: dict[str, Looks], config: LossConfig
     }
 
 
-def picture(folder: Path, curves: list[Curve], found: Score, calls: dict[str, States]) -> str:
-    """Draw the runs with most wrong cuts."""
+def pictures(
+    folder: Path, curves: list[Curve], looks: dict[str, Looks], found: Score, calls: dict[str, States]
+) -> str:
+    """Draw what docs/verdicts.md shows."""
     try:
-        import matplotlib as mpl
+        from verdict_pictures import reliability, worst_misses
     except ImportError:
         return "no pictures: matplotlib is not installed"
-    mpl.use("Agg")
-    from matplotlib import pyplot as plt
-
-    counts: dict[str, int] = {}
-    for name, _, _ in found.wrong:
-        counts[name] = counts.get(name, 0) + 1
-    worst = sorted(counts, key=lambda name: -counts[name])[:12]
-    figure, axes = plt.subplots(4, 3, figsize=(18, 18), squeeze=False)
-    by_name = {curve.name: curve for curve in curves}
-    for axis, name in zip(axes.ravel(), worst, strict=False):
-        curve = by_name[name]
-        values = np.array([point[1] for point in curve.points])
-        low, high = np.nanpercentile(values, [0, 97])
-        axis.plot([point[0] for point in curve.points], values, linewidth=0.6)
-        axis.set_ylim(low - 0.05 * (high - low), high + 0.1 * (high - low))
-        for cut in curve.cuts:
-            axis.axvline(
-                cut.position,
-                color={"flat": "red", "falling": "green", None: "0.85"}[cut.truth],
-                linewidth=0.7,
-            )
-        axis.set_title(
-            f"{name[-40:]}: {', '.join(f'{state} {at:g}' for at, state in calls[name][-4:])}", fontsize=7
-        )
-    figure.tight_layout()
-    figure.savefig(folder / "worst_misses.png", dpi=60)
-    return f"pictures: {folder / 'worst_misses.png'}"
+    reliability(folder / "reliability.png", curves, looks)
+    worst_misses(folder / "worst_misses.png", curves, found, calls)
+    return f"pictures: {folder / 'reliability.png'}, {folder / 'worst_misses.png'}"
 
 
 def real(folder: Path, out: Path | None) -> tuple[list[str], dict[str, object]]:
@@ -171,7 +149,7 @@ def real(folder: Path, out: Path | None) -> tuple[list[str], dict[str, object]]:
     text = [f"## {len(curves)} real curves", table(rows), "### Calibration", table([held])]
     text += ["### By family", table([{k: v for k, v in row.items() if k != "detector"} for row in families])]
     if out is not None:
-        text.append(picture(out, curves, ours, calls))
+        text.append(pictures(out, curves, looks_by_rate[config.false_alarm_rate], ours, calls))
     return text, {"scores": rows, "calibration": held, "families": families, "wrong": ours.wrong}
 
 
