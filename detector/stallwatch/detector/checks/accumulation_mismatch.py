@@ -10,13 +10,13 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from stallwatch.detector.checks.accumulation_scale import AccumulationScale, NormSample
 from stallwatch.detector.core.inputs import Parallelism
 from stallwatch.detector.core.observations import AttemptObservation, RunDeclaration, StepObservation
 from stallwatch.detector.core.sampled import SampledObservation
 from stallwatch.detector.core.verdicts import EvidenceValue, Severity, Verdict
 
 SCALE, DECLARED, SYNCS = "loss scale", "declared count", "synchronisations"
-_KEPT_NORMS = 12
 _REMEMBERED_STEPS = 64
 """Sampled records come a few steps after their own."""
 
@@ -43,41 +43,24 @@ class AccumulationMismatchConfig:
             raise ValueError("window_steps must be at least 8 and windows at least 1")
         if not 0.5 < self.share <= 1 or not self.count_ratio > 1:
             raise ValueError("share must be between 0.5 and 1, and count_ratio above 1")
-        if not 3 <= self.norm_samples <= _KEPT_NORMS or self.undeclared_micro_batches < 2:
+        if not 3 <= self.norm_samples <= 8 or self.undeclared_micro_batches < 2:
             raise ValueError(
-                f"norm_samples must be 3 to {_KEPT_NORMS} and undeclared_micro_batches at least 2, not "
+                "norm_samples must be 3 to 8 and undeclared_micro_batches at least 2, not "
                 f"{self.norm_samples} and {self.undeclared_micro_batches}"
             )
-
-
-@dataclass(slots=True)
-class Segment:
-    """Sampled steps in a row with one count of micro-batches."""
-
-    micro_batches: int = 0
-    measure: str = ""
-    """Whose norms: `local`, or `averaged` over how many ranks."""
-    first_step: int = 0
-    micro_samples: float = 0.0
-    """Samples of one micro-batch."""
-    first: list[float] = field(default_factory=list)
-    """Logarithms of the squared norms of its first samples."""
-    latest: list[float] = field(default_factory=list)
 
 
 @dataclass(slots=True)
 class AccumulationMismatch:
     """Finds gradient accumulation that is not what it is meant to be.
 
-    Another count than declared, a synchronisation for every micro-batch, or a loss that is not divided by the count: these
-    are its forms. The count is that of backward passes between optimizer steps. DDP synchronises at every micro-batch where `no_sync` does
-    not enclose the forward as well; its count of synchronised forwards tells, the process group's count of collectives
-    confirms. A loss that is not divided by the count shows when the count changes: of K2 instead of K1 equal micro-batches the
-    squared norm of a mean lies between K1/K2 and 1 times what it was, that of a sum between K2/K1 and its square, that of a
-    mean divided twice below (K1/K2)^2, whatever the noise (McCandlish et al., arXiv 1812.06162).
+    Its forms: another count of micro-batches than declared, a synchronisation for every micro-batch, and a loss that is not
+    divided by the count, or divided twice. The count is that of backward passes between optimizer steps. DDP synchronises at
+    every micro-batch where `no_sync` does not enclose the forward as well: its count of synchronised forwards tells, the
+    process group's count of collectives confirms. How the division shows is told in `accumulation_scale`.
 
-    It cannot see a missing division while the count stays the same, nor counts where backward passes are not seen (compiled
-    training steps). Rows 3 and 21 of the failure table.
+    It cannot see a division that is missing from the first step to the last, nor counts where backward passes are not seen
+    (compiled training steps). Without a declared count, needless synchronisation is `info`. Rows 3 and 21 of the failure table.
     """
 
     kind: ClassVar[str] = "accumulation_mismatch"
@@ -103,8 +86,7 @@ class AccumulationMismatch:
     """Running mean of the samples of a step, all ranks together."""
     recent: dict[int, int] = field(default_factory=dict)
     """Micro-batches of the latest steps, for sampled records."""
-    previous: Segment = field(default_factory=Segment)
-    current: Segment = field(default_factory=Segment)
+    scale: AccumulationScale = field(default_factory=AccumulationScale)
     shown: dict[str, int] = field(default_factory=dict)
     """Windows in a row, by what they showed."""
     onsets: dict[str, int] = field(default_factory=dict)
@@ -210,50 +192,22 @@ class AccumulationMismatch:
             )
         if count is None or not squares.size:
             return None
-        size = float(sample.samples.mean()) / count
-        value = math.log(float(squares.mean()))
-        current = self.current
-        same = (count, measure) == (current.micro_batches, current.measure)
-        back = (count, measure) == (self.previous.micro_batches, self.previous.measure)
-        if not same and back and len(current.first) < self.config.norm_samples:
-            # A few other steps in between, as at the end of an epoch.
-            self.current = current = self.previous
-            self.previous = Segment()
-        elif not same:
-            self.previous, self.current = current, Segment(count, measure, sample.step, size)
-            current = self.current
-        if len(current.first) < _KEPT_NORMS:
-            current.first.append(value)
-        current.latest = [*current.latest[1 - _KEPT_NORMS :], value]
-        self._compare()
-        return self._conclude(sample.step)
-
-    def _compare(self) -> None:
-        """The norms before and after the latest change of the count."""
-        needed, old, new = self.config.norm_samples, self.previous, self.current
-        showing = False
-        if (
-            old.micro_batches
-            and old.measure == new.measure
-            and min(len(old.latest), len(new.first)) >= needed
-            and abs(new.micro_samples - old.micro_samples) <= 0.25 * old.micro_samples
-        ):
-            change = math.log(new.micro_batches / old.micro_batches)
-            before, after = np.array(old.latest[-6:]), np.array(new.first[:6])
-            grown = float(np.median(after) - np.median(before))
-            # What the norms do anyway, and how well the two medians are known.
-            error = _drift(before) + _drift(after) + 3 * math.hypot(_error(before), _error(after))
-            relative = grown / change
-            summed = relative > 0.6 and abs(grown) > error
-            twice = relative < -1.6 and abs(grown) - abs(change) > error
-            showing = abs(change) >= math.log(self.config.count_ratio) and (summed or twice)
-            self.facts["scale"] = math.exp(grown / 2)
-            self.facts["relative"] = relative
-        if showing:
-            self.shown[SCALE] = self.config.windows
-            self.onsets[SCALE] = new.first_step
+        applied = sample.reduced_gradient_square[sample.reduced_gradient_square > 0]
+        taken = NormSample(
+            step=sample.step,
+            micro_batches=count,
+            micro_samples=float(sample.samples.mean()) / count,
+            measure=measure,
+            norm=math.log(float(squares.mean())),
+            applied=math.log(float(applied.mean()))
+            if np.isfinite(applied).all() and applied.size
+            else math.nan,
+        )
+        if self.scale.update(taken, self.declared, self.config.norm_samples, self.config.count_ratio):
+            self.shown[SCALE], self.onsets[SCALE] = self.config.windows, self.scale.since
         else:
             self.shown.pop(SCALE, None)
+        return self._conclude(sample.step)
 
     def _conclude(self, step: int) -> Verdict | None:
         form = next(
@@ -270,7 +224,9 @@ class AccumulationMismatch:
                 since_step=self.since,
                 reason=f"Gradient accumulation is in order again, up to step {step:,}.",
             )
-        count = self.facts.get("micro_batches", 0.0) if form != SCALE else float(self.current.micro_batches)
+        count = (
+            self.facts.get("micro_batches", 0.0) if form != SCALE else float(self.scale.current.micro_batches)
+        )
         if (form, count) == (self.said, self.said_count):
             return None
         self.said, self.said_count, self.since = form, count, self.onsets[form]
@@ -285,25 +241,28 @@ class AccumulationMismatch:
             "base_batch_size": self.base_batch or None,
         }
         severity, confidence, score, threshold = None, 0.97, float(count), float(self.declared)
+        error = 0.0
         if form == SCALE:
-            old, scale, relative = self.previous.micro_batches, self.facts["scale"], self.facts["relative"]
-            evidence |= {"micro_batches_before": old, "norm_ratio": scale, "relative_change": relative}
-            score, threshold, confidence = abs(relative), 0.6 if relative > 0 else 1.6, 0.9
-            what = (
-                "the loss is not divided by the number of micro-batches"
-                if relative > 0
-                else "the loss is divided by the number of micro-batches twice"
+            found = self.scale
+            old, factor = found.count_before, found.factor
+            evidence |= {"micro_batches_before": old, "norm_ratio": factor, "relative_change": found.relative}
+            score, threshold = abs(found.relative), 0.6 if found.undivided else 1.6
+            confidence, error = 0.9 if old != count else 0.8, float(found.since_error)
+            change = (
+                f"from {old} to {count} micro-batches a step at step {self.since:,} their norm went to {factor:.3g} times what "
+                f"it was"
+                if old != count
+                else f"with {count} micro-batches a step, their norm went to {factor:.3g} times what it was at step "
+                f"{self.since:,}"
             )
-            reason = (
-                f"Gradients scale with the accumulation: from {old} to {count} micro-batches a step at step {self.since:,} "
-                f"their norm went to {scale:.3g} times what it was, so {what}."
-            )
+            what = "is not divided by" if found.undivided else "is divided twice by"
+            reason = f"Gradients scale with the accumulation: {change}, as they do where the loss {what} that number."
             advice = (
                 (
-                    f"Divide each micro-batch's loss by the number of micro-batches (now {count}), exactly once: in the script, or "
-                    "in the framework's setting, not in both."
+                    f"Divide each micro-batch's loss by the number of micro-batches (now {count}), exactly once: in the script, "
+                    "or in the framework's setting, not in both."
                 ),
-                f"Until then the learning rate acts as {count / old if relative > 0 else old / count:.3g} times what it was.",
+                f"Until then, without an optimizer that scales gradients itself, the learning rate acts as {factor:.3g} times what it was.",
             )
         elif form == DECLARED:
             times = count / self.declared
@@ -341,6 +300,7 @@ class AccumulationMismatch:
             firing=True,
             step=step,
             since_step=self.since,
+            since_step_error=error,
             severity=severity,
             confidence=confidence,
             score=score,
@@ -355,15 +315,3 @@ def _middle(values: NDArray[np.int64]) -> float:
     """The median over ranks of a cumulative count; -1 when no rank knows it."""
     known = values[values >= 0]
     return float(np.median(known)) if known.size else -1.0
-
-
-def _error(values: NDArray[np.float64]) -> float:
-    """Standard error of a median, from the differences of neighbours, which a trend hardly moves."""
-    return 1.2533 * float(np.std(np.diff(values))) / math.sqrt(2 * values.size)
-
-
-def _drift(values: NDArray[np.float64]) -> float:
-    """How far values move within their span by themselves, beyond what their noise explains."""
-    half = values.size // 2
-    moved = abs(float(np.median(values[half:]) - np.median(values[:half])))
-    return max(moved - 2 * math.sqrt(2) * _error(values), 0.0)

@@ -23,6 +23,7 @@ together at all."""
 _INPUTS, _NORMS, _AGREEMENT = "inputs", "gradient norms", "agreement"
 _KEPT_AGREEMENTS = 12
 _SHOWN_GROUPS = 8
+_REMEMBERED_RANKS = 1024
 
 Groups = tuple[tuple[int, ...], ...]
 
@@ -87,6 +88,9 @@ class DuplicateShards:
     gradients: NDArray[np.int64] = field(default_factory=_no_prints)
     """Fingerprints of the averaged gradients, likewise."""
     numbers: list[int] = field(default_factory=list)
+    past: NDArray[np.int64] = field(default_factory=_no_prints)
+    """Checksums of the window before, for finding where it began; empty for large worlds."""
+    past_numbers: list[int] = field(default_factory=list)
     distinct: bool = False
     """Whether the latest window with known inputs had no two ranks alike."""
     batch: float = 0.0
@@ -127,6 +131,8 @@ class DuplicateShards:
         if len(self.numbers) < self.config.window_steps:
             return None
         verdict = self._judge(observation)
+        if self.world_size <= _REMEMBERED_RANKS:
+            self.past, self.past_numbers = self.inputs.copy(), self.numbers
         self.numbers = []
         return verdict
 
@@ -134,6 +140,7 @@ class DuplicateShards:
         self.world_size = world_size
         self.inputs = np.full((self.config.window_steps, world_size), -1, np.int64)
         self.gradients = self.inputs.copy()
+        self.past, self.past_numbers = _no_prints(), []
         self.numbers, self.distinct, self.batch = [], False, 0.0
         self.losses = np.full(world_size, np.nan)
         self.common_moves, self.own_moves, self.agreements = [], [], []
@@ -163,25 +170,21 @@ class DuplicateShards:
             self.distinct = False
             return None
         alike = first_alike(self.inputs[np.ix_(rows, ranks)])
-        groups, begins = self._groups(rows, ranks, alike)
+        groups = self._groups(rows, ranks, alike)
         self.distinct = not groups
         if groups:
             self.clean = 0
-            since = self.numbers[int(rows[begins])]
             if groups == self.said and self.said_by == _INPUTS:
                 return None
-            return self._say(step.step, groups, _INPUTS, since, float(self.config.window_steps / 8))
+            return self._say(step.step, groups, _INPUTS, *self._onset(groups))
         if self.said and self.said_by != _AGREEMENT:
             return self._clean(step.step)
         return None
 
-    def _groups(
-        self, rows: NDArray[np.int64], ranks: NDArray[np.int64], alike: NDArray[np.int64]
-    ) -> tuple[Groups, int]:
-        """Ranks with the same inputs on nearly all rows, and the row from which on they have them."""
+    def _groups(self, rows: NDArray[np.int64], ranks: NDArray[np.int64], alike: NDArray[np.int64]) -> Groups:
+        """Ranks with the same inputs on nearly all rows."""
         own = np.arange(ranks.size)
         members: dict[int, list[int]] = {}
-        begins = 0
         for column in np.flatnonzero((alike != own).mean(axis=0) >= self.config.share).tolist():
             first, count = Counter(alike[:, column].tolist()).most_common(1)[0]
             if count < self.config.share * len(rows) or not self._changes(rows, int(ranks[first])):
@@ -189,11 +192,20 @@ class DuplicateShards:
             if not self._are_replicas(rows, int(ranks[first]), int(ranks[column])):
                 continue
             members.setdefault(first, [first]).append(column)
-            same = alike[:, column] == first
-            begins = max(begins, int(np.argmax(same)))
-        return tuple(
-            tuple(int(ranks[each]) for each in group) for _, group in sorted(members.items())
-        ), begins
+        return tuple(tuple(int(ranks[each]) for each in group) for _, group in sorted(members.items()))
+
+    def _onset(self, groups: Groups) -> tuple[int, float]:
+        """The step from which on the groups have the same inputs, and its error."""
+        inputs = np.concatenate([self.past, self.inputs]) if self.past.size else self.inputs
+        numbers = [*self.past_numbers, *self.numbers]
+        same = np.ones(len(numbers), np.bool_)
+        for group in groups:
+            same &= (inputs[:, group[1:]] == inputs[:, group[:1]]).mean(axis=1) >= self.config.share
+        # Read from the end, the last step up to which nearly all are the same.
+        lasting = np.cumsum(same[::-1]) / np.arange(1, same.size + 1)
+        begin = same.size - 1 - int(np.flatnonzero((lasting >= self.config.share) & same[::-1])[-1])
+        # One that reaches back to the first step known may have begun before it.
+        return numbers[begin], 0.0 if begin or not self.past_numbers else float(self.config.window_steps)
 
     def _changes(self, rows: NDArray[np.int64], rank: int) -> bool:
         """Whether the inputs change from step to step: a constant tells nothing of the samples."""
@@ -233,8 +245,9 @@ class DuplicateShards:
     ) -> None:
         # Clipping would make it look smaller: what the backward left is what was averaged.
         produced = sample.produced_gradient_square
-        averaged = produced if produced.size else sample.reduced_gradient_square
-        averaged = averaged[np.isfinite(averaged)]
+        averaged = produced[np.isfinite(produced)]
+        if not averaged.size:
+            averaged = sample.reduced_gradient_square[np.isfinite(sample.reduced_gradient_square)]
         if known.all() and averaged.size:
             agreement = float(np.median(averaged)) / float(local.mean())
             self.agreements = [*self.agreements[1 - _KEPT_AGREEMENTS :], agreement]

@@ -43,8 +43,9 @@ class RankOutlierConfig:
     """The same with fewer than 8 ranks."""
     pair_loss_share: float = 0.5
     """The same with two ranks, which can only be told to differ."""
-    start_share: float = 0.5
-    """The loss counts as at least this share of what it was at the start: near 0, everything is large beside it."""
+    start_factor: float = 100.0
+    """The loss counts as what it was at the start, or as so many times what it is, whichever is less: beside what is left of a
+    loss that has all but vanished, everything is large."""
     norm_samples: int = 8
     """Sampled steps whose local gradient norms are judged together."""
     norm_ratio: float = 1.3
@@ -61,7 +62,7 @@ class RankOutlierConfig:
             raise ValueError(
                 "window_steps must be at least 20, and needed_windows between 1 and windows, which is at most 32"
             )
-        for name in ("loss_share", "few_loss_share", "pair_loss_share", "start_share", "z", "range_factor"):
+        for name in ("loss_share", "few_loss_share", "pair_loss_share", "start_factor", "z", "range_factor"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} must be above 0, not {getattr(self, name)}")
         if not self.norm_ratio > 1 or not self.spike_ratio > 2 or self.spikes < 2:
@@ -179,7 +180,7 @@ class RankOutlier:
             np.abs(typical), np.abs(mean)
         )
         over_steps = np.abs(excess_of) / np.maximum(_error(excess), 1e-9 * max(level, 1e-300))
-        scale = max(level, self.config.start_share * self.start_level)
+        scale = max(level, min(self.start_level, self.config.start_factor * level))
         score = self._score(excess_of, over_steps, 0.002 * scale)
         off = (score > self.config.z) & (np.abs(excess_of) > self._share(ranks.size) * scale)
         whole = np.full((len(rows), self.world_size), np.nan)

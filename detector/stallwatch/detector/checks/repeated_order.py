@@ -29,7 +29,7 @@ class RepeatedOrderConfig:
     """Steps that must have come back at the same distance."""
     tolerance: float = 0.1
     """Share of the steps that may not have: an epoch's last batch, a step that was not reported."""
-    shortest_loss_period: int = 16
+    shortest_loss_period: int = 32
     """The same for the loss: what takes turns by the step (tasks, sequence lengths) is shorter."""
     correlation: float = 0.4
     """Between the loss's changes from step to step and those one epoch earlier."""
@@ -81,7 +81,7 @@ class Recurrence:
             self.matched += 1
             return True
         self.missed += 1
-        if self.missed > 1 + tolerance * (self.matched + self.missed):
+        if not self.period or self.missed > 1 + tolerance * (self.matched + self.missed):
             self.period, self.began = max(distance, 0), step
             self.matched, self.missed = int(distance > 0), 0
         return True
@@ -227,7 +227,8 @@ class RepeatedOrder:
             or value * math.sqrt(count - period) < self.config.z
             or correlation[2 * period] < 0.5 * value
             # Waves (schedules, warm restarts) are alike at neighbouring distances as well.
-            or (others.size and float(others.max()) > 0.5 * value)
+            # ... and one epoch's noise is a little like itself at any distance, the more so the shorter it is.
+            or (others.size and float(others.max()) > max(0.5, 4.5 / math.sqrt(period)) * value)
         ):
             return 0, 0.0
         return period, value
