@@ -158,3 +158,22 @@ class GradientSentinel:
     def _slice(self, size: int, step: int) -> tuple[int, int]:
         length = min(size, self.elements)
         return step * self.elements % (size - length + 1), length
+
+
+class ParameterSentinel(GradientSentinel):
+    """The same of the parameters: taken before and after a step, it says whether the step itself made replicas differ."""
+
+    elements = 128
+
+    def take(self, step: int) -> int | Tensor | None:
+        """The fingerprint of this step's parameters: a number, or a scalar on their device; None without any."""
+        count = len(self._candidates)
+        if not count:
+            return None
+        chosen = [
+            self._candidates[(step + index * count // self.slices) % count]
+            for index in range(min(self.slices, count))
+        ]
+        if self._in_memory and all(each.is_contiguous() for each in chosen):
+            return self._checksum(chosen, step)
+        return self._sum([local_part(each) for each in chosen], step)

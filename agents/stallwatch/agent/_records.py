@@ -51,6 +51,8 @@ class StepRecord:
     gradient_fingerprint: int | torch.Tensor
     optimizer_steps: int
     produced_fingerprint: int | torch.Tensor = -1
+    parameters_before: int | torch.Tensor = -1
+    parameters_after: int | torch.Tensor = -1
     anchor: AnchorReadings | None = None
     inputs: list[bytes | torch.Tensor] = field(default_factory=list)
     gradient_lag: int = -1
@@ -130,6 +132,8 @@ def _columns(records: Sequence[StepRecord]) -> wire.StepBatch:
         gradient_lag=[each.gradient_lag for each in records],
         gradient_scale=[each.gradient_scale for each in records],
         input_fingerprint=[checksum(each.inputs) for each in records],
+        parameters_before=[fingerprint_value(each.parameters_before) for each in records],
+        parameters_after=[fingerprint_value(each.parameters_after) for each in records],
     )
 
 

@@ -496,6 +496,8 @@ class StepBatch(_message.Message):
     GRADIENT_LAG_FIELD_NUMBER: _builtins.int
     GRADIENT_SCALE_FIELD_NUMBER: _builtins.int
     INPUT_FINGERPRINT_FIELD_NUMBER: _builtins.int
+    PARAMETERS_BEFORE_FIELD_NUMBER: _builtins.int
+    PARAMETERS_AFTER_FIELD_NUMBER: _builtins.int
     learning_rate_groups: _builtins.int
     @_builtins.property
     def step(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
@@ -564,7 +566,8 @@ class StepBatch(_message.Message):
     @_builtins.property
     def gradient_lag(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """How old the gradient is that the optimizer saw, in optimizer steps: 0 is that of this step's backward; k that of k steps
-        before, bit for bit but for a common factor; -1 unknown; -2 neither (edited in between).
+        before, bit for bit but for a common factor; -1 unknown; -2 neither (edited in between); -3 that of this step's backward
+        added to that of the step before, which was not cleared.
         """
 
     @_builtins.property
@@ -579,6 +582,14 @@ class StepBatch(_message.Message):
         the same number on every rank. -1 when unknown.
         """
 
+    @_builtins.property
+    def parameters_before(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Bit-exact integer sums over small slices of the parameters, the same slices before and after optimizer.step: where those
+        before are equal on all ranks and those after are not, it is the update that differs. -1 when none was taken.
+        """
+
+    @_builtins.property
+    def parameters_after(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
     def __init__(
         self,
         *,
@@ -602,10 +613,12 @@ class StepBatch(_message.Message):
         gradient_lag: _abc.Iterable[_builtins.int] | None = ...,
         gradient_scale: _abc.Iterable[_builtins.float] | None = ...,
         input_fingerprint: _abc.Iterable[_builtins.int] | None = ...,
+        parameters_before: _abc.Iterable[_builtins.int] | None = ...,
+        parameters_after: _abc.Iterable[_builtins.int] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["backward_seconds", b"backward_seconds", "collectives", b"collectives", "ddp_iteration", b"ddp_iteration", "forward_seconds", b"forward_seconds", "gradient_fingerprint", b"gradient_fingerprint", "gradient_lag", b"gradient_lag", "gradient_scale", b"gradient_scale", "input_fingerprint", b"input_fingerprint", "input_seconds", b"input_seconds", "learning_rate", b"learning_rate", "learning_rate_groups", b"learning_rate_groups", "loss_sum", b"loss_sum", "micro_batches", b"micro_batches", "optimizer_seconds", b"optimizer_seconds", "optimizer_steps", b"optimizer_steps", "produced_fingerprint", b"produced_fingerprint", "samples", b"samples", "step", b"step", "step_seconds", b"step_seconds", "sync_seconds", b"sync_seconds"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["backward_seconds", b"backward_seconds", "collectives", b"collectives", "ddp_iteration", b"ddp_iteration", "forward_seconds", b"forward_seconds", "gradient_fingerprint", b"gradient_fingerprint", "gradient_lag", b"gradient_lag", "gradient_scale", b"gradient_scale", "input_fingerprint", b"input_fingerprint", "input_seconds", b"input_seconds", "learning_rate", b"learning_rate", "learning_rate_groups", b"learning_rate_groups", "loss_sum", b"loss_sum", "micro_batches", b"micro_batches", "optimizer_seconds", b"optimizer_seconds", "optimizer_steps", b"optimizer_steps", "parameters_after", b"parameters_after", "parameters_before", b"parameters_before", "produced_fingerprint", b"produced_fingerprint", "samples", b"samples", "step", b"step", "step_seconds", b"step_seconds", "sync_seconds", b"sync_seconds"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -675,13 +688,17 @@ class SampledRecord(_message.Message):
     """Of the change that optimizer.step made to the parameters."""
     parameter_square: _builtins.float
     buffer_fingerprint: _builtins.int
-    """Fingerprint over all buffers; 0 without buffers. Buffers may differ legitimately."""
+    """Fingerprint over all buffers as the first forward finds them, after DDP has broadcast those of rank 0; 0 without buffers
+    and when not taken. Buffers may differ legitimately.
+    """
     optimizer_state_step: _builtins.int
     """Steps of one parameter's optimizer state ("step" of Adam); -1 when the optimizer keeps none."""
     samples: _builtins.float
     """Samples behind this rank's gradient; for the gradient noise scale."""
     carried_gradient_square: _builtins.float
-    """Squared norm of what was in the gradients before the first backward of the step: 0 when they had been cleared."""
+    """Squared norm of what was in the gradients of the optimizer's parameters before the first backward of the step: 0 when they
+    had been cleared, then or before a later backward of the step.
+    """
     produced_gradient_square: _builtins.float
     """Squared norm of the reduced gradient as the backward left it: before clipping and unscaling. NaN when unknown."""
     anchor_elements: _builtins.int
@@ -690,7 +707,7 @@ class SampledRecord(_message.Message):
     Produced: of this step, as the last backward left it.
     """
     unchanged_share: _builtins.float
-    """Share of the parameter elements that optimizer.step left exactly as they were; NaN when not taken."""
+    """Share of the parameter elements with a gradient that optimizer.step left exactly as they were; NaN when not taken."""
     weight_decay: _builtins.float
     """Largest of the parameter groups: decay and momentum (beta1 of Adam and its kin); -1 when the optimizer has none."""
     momentum: _builtins.float

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from time import perf_counter, process_time
 from typing import TYPE_CHECKING, Any
 
-from stallwatch.agent._fingerprint import GradientSentinel
+from stallwatch.agent._fingerprint import GradientSentinel, ParameterSentinel
 from stallwatch.agent._probe.anchor import GradientAnchor
 from stallwatch.agent._probe.directions import DirectionProbe
 from stallwatch.agent._probe.hooks import Guard, Hook
@@ -74,6 +74,10 @@ class StepProbe:
         self._note = note
         self._trainable = len(model.trainable)
         self._sentinel = GradientSentinel(model.trainable) if probes.gradient_fingerprint else None
+        self._parameters = (
+            # Only replicas have parameters that are meant to be equal.
+            ParameterSentinel(model.trainable) if probes.fingerprints and model.wrapper is not None else None
+        )
         self._anchor = GradientAnchor(model.trainable, reader, guard) if probes.gradient_anchor else None
         self._inputs = InputProbe(reader) if probes.inputs else None
         self._start_known = start_step is not None
@@ -82,9 +86,8 @@ class StepProbe:
         self.phase = STARTING
         self.phase_since = perf_counter()
         self.next_step = self.first_step = start_step or 0
-        self.last_step = -1
+        self.last_step = self.collectives = -1
         self.ddp_iteration = 0 if model.wrapper is not None else -1
-        self.collectives = -1
         self.typical_step_seconds = 0.0
 
         self._seconds = [0.0] * 8
@@ -101,12 +104,13 @@ class StepProbe:
         self._fingerprint: int | torch.Tensor = -1
         self._produced: int | torch.Tensor = -1
         """Fingerprint of the gradients as the last backward left them."""
+        self._before: int | torch.Tensor = -1
+        """Of the parameters as optimizer.step found them."""
         self._began = -1
         """The step whose first forward or backward has been seen."""
         self._sampling = self._stepping = False
         """Whether this step is sampled; whether optimizer.step has begun and not ended."""
-        self._sample_cost = self._sample_cpu = 0.0
-        self._sampling_seconds = 0.0
+        self._sample_cost = self._sample_cpu = self._sampling_seconds = 0.0
         self._sampled_at = (0, 0.0, 0.0)
         self._handles: list[Any] = []
 
@@ -320,12 +324,13 @@ class StepProbe:
         if self.phase == SYNC:
             self._enter(OPTIMIZER, now, SYNC)
         # After every micro-batch: which of them is the last, only the optimizer's step will tell.
-        if self._sentinel is not None:
-            self._produced = self._take_fingerprint(self._sentinel)
+        self._produced = self._take_fingerprint(self._sentinel)
         if self._anchor is not None:
             self._anchor.produced()
 
-    def _take_fingerprint(self, sentinel: GradientSentinel) -> int | torch.Tensor:
+    def _take_fingerprint(self, sentinel: GradientSentinel | None) -> int | torch.Tensor:
+        if sentinel is None:
+            return -1
         taken = sentinel.take(self.next_step)
         if taken is None:
             return -1
@@ -339,7 +344,8 @@ class StepProbe:
             self._start_known = True
             self._restore_step(optimizer)
         self._stepping = True
-        self._fingerprint = -1 if self._sentinel is None else self._take_fingerprint(self._sentinel)
+        self._fingerprint = self._take_fingerprint(self._sentinel)
+        self._before = self._take_fingerprint(self._parameters)
         if self._anchor is not None:
             self._anchor.applied()
         if self._sampling and self._micro_batches:
@@ -383,6 +389,8 @@ class StepProbe:
             collectives=self.collectives,
             gradient_fingerprint=self._fingerprint,
             produced_fingerprint=self._produced,
+            parameters_before=self._before,
+            parameters_after=self._take_fingerprint(self._parameters),
             anchor=None if self._anchor is None else self._anchor.take(),
             inputs=[] if self._inputs is None else self._inputs.take(),
             optimizer_steps=1,

@@ -34,6 +34,8 @@ INTEGER_COLUMNS = (
     "produced_fingerprint",
     "gradient_lag",
     "input_fingerprint",
+    "parameters_before",
+    "parameters_after",
 )
 _NO_RANK = np.iinfo(np.int64).max
 
@@ -190,6 +192,8 @@ class PendingSteps:
                 f[8],
                 i[7],
                 f[9],
+                i[8],
+                i[9],
             )
 
     def oldest_arrival(self) -> float | None:

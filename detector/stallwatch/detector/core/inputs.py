@@ -110,6 +110,8 @@ class StepBlock:
     gradient_lag: NDArray[np.int64] = field(default_factory=_no_integers)
     gradient_scale: NDArray[np.float64] = field(default_factory=_no_floats)
     input_fingerprint: NDArray[np.int64] = field(default_factory=_no_integers)
+    parameters_before: NDArray[np.int64] = field(default_factory=_no_integers)
+    parameters_after: NDArray[np.int64] = field(default_factory=_no_integers)
 
 
 @dataclass(frozen=True, slots=True)

@@ -78,6 +78,9 @@ class StepObservation:
     """Checksum of this rank's inputs; -1 when unknown."""
     learning_rate_sums: Floats = field(default_factory=_no_floats)
     """Sum over parameter groups of each rank's learning rates; NaN when unknown."""
+    parameters_before: Integers = field(default_factory=_no_integers)
+    parameters_after: Integers = field(default_factory=_no_integers)
+    """Fingerprints of the same slices of the parameters before and after the step; -1 when none was taken."""
 
     def mean_loss(self) -> float:
         """The sample-weighted loss over all reporting ranks; NaN when no rank logged one."""

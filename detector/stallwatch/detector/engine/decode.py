@@ -167,6 +167,8 @@ def _steps(steps: pb.StepBatch) -> StepBlock:
         gradient_lag=integers(steps.gradient_lag, -1),
         gradient_scale=floats(steps.gradient_scale),
         input_fingerprint=integers(steps.input_fingerprint, -1),
+        parameters_before=integers(steps.parameters_before, -1),
+        parameters_after=integers(steps.parameters_after, -1),
     )
 
 

@@ -45,6 +45,8 @@ _STEP_COLUMNS = (
     "gradient_lag",
     "gradient_scale",
     "input_fingerprint",
+    "parameters_before",
+    "parameters_after",
 )
 _DURATIONS = tuple(name for name in _STEP_COLUMNS if name.endswith("_seconds"))
 _SQUARES = (
