@@ -25,6 +25,7 @@ from stallwatch.detector.core.verdicts import Verdict
 from stallwatch.detector.core.vocabulary import VOCABULARY
 from stallwatch.detector.engine.snapshot import decode_part, encode_part
 from stallwatch.detector.signals.loss import LossSignal
+from stallwatch.detector.signals.noise_scale import NoiseScaleSignal
 from stallwatch.detector.signals.step_windows import StepWindows
 
 RANKS = 4
@@ -44,7 +45,7 @@ STREAMS = (
 )
 SLOW = ("input_bound", "throughput_regression")
 """Found in the stream whose ranks all wait for data from step 150 on; the others have faults in the stream of that name."""
-SIGNALS = {"step_windows": StepWindows, "loss": LossSignal}
+SIGNALS = {"step_windows": StepWindows, "noise_scale": NoiseScaleSignal, "loss": LossSignal}
 
 
 def make(name: str) -> Check | Signal:
@@ -131,6 +132,8 @@ def sample_of(
     if stream == "faulty" and index >= 120:
         parameters[2, 1] += np.uint64(5)
     squares = np.full(RANKS, 4.0) * (1 + 0.1 * rng.random(RANKS))
+    # Gradients are mostly noise; in the faulty stream there is next to none.
+    averaged = squares.mean() * (0.95 if stream == "faulty" else 0.3)
     if stream == "nan" and 150 <= index < 180:
         squares[:] = np.nan
     return SampledObservation(
@@ -145,7 +148,7 @@ def sample_of(
         parameter_fingerprints=parameters,
         parameter_ranks=tuple(range(RANKS)),
         local_gradient_square=squares,
-        reduced_gradient_square=squares / 2,
+        reduced_gradient_square=np.full(RANKS, averaged),
         update_square=squares / 100,
         parameter_square=np.full(RANKS, 100.0),
         samples=np.full(RANKS, 8.0),

@@ -15,7 +15,7 @@ class NoiseScaleObservation:
     scale: float | None
     """`tr S / |G|^2`: the batch whose gradient is as much noise as signal. None while its relative error is 0.5 or more."""
     low: float
-    """95 % interval; it holds whether or not `scale` is published, as the bound that is known."""
+    """97.5 % interval; it holds whether or not `scale` is published, as the bound that is known."""
     high: float
     """Infinite while the data do not rule out that the gradient is nothing but noise."""
     relative_error: float

@@ -77,15 +77,12 @@ class NoiseScaleSignal:
 
     def update(self, observation: object) -> Iterable[object]:
         """Take one sampled step, when every number it needs is there."""
-        if not isinstance(observation, SampledObservation) or observation.world_size < 2:
+        if not isinstance(observation, SampledObservation):
             return ()
-        if observation.parallelism is not Parallelism.DATA_PARALLEL:
-            return ()
-        averaged = _averaged(observation)
-        local, samples = observation.local_gradient_square, observation.samples
+        world, local = observation.world_size, observation.local_gradient_square
+        averaged, samples = _averaged(observation), observation.samples
         known = np.isfinite(local) & (local > 0) & np.isfinite(averaged) & (samples > 0)
-        world = observation.world_size
-        if np.count_nonzero(known) < max(2, world // 2):
+        if observation.parallelism is not Parallelism.DATA_PARALLEL or known.sum() < max(2, world // 2):
             return ()
         local, averaged, samples = local[known], averaged[known], samples[known]
         if not _is_usable(local, averaged) or _is_carried(observation):
@@ -121,7 +118,7 @@ class NoiseScaleSignal:
         self, sampled: SampledObservation, ratio: Ratio, effective_batch: float, noise_batch: float
     ) -> NoiseScaleObservation:
         agreement = float(np.mean(self._latest(self.agreement)))
-        scale = ratio.value if 0 < ratio.value and ratio.relative_error < _PUBLISHED_ERROR else None
+        scale = ratio.value if ratio.value > 0 and ratio.relative_error < _PUBLISHED_ERROR else None
         over = noise_batch / scale if scale is not None else None
         return NoiseScaleObservation(
             step=sampled.step,

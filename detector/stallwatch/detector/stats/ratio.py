@@ -13,6 +13,8 @@ from stallwatch.detector.stats.student import student_quantile
 _GROUPS = 16
 """Groups of consecutive values: enough for a covariance, and long enough, in a long series, to hold its correlation."""
 _FEWEST = 4
+_QUANTILE = 0.9875
+"""Of both sides, 97.5 %: group means are skew where noise dominates, and what is estimated drifts meanwhile."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +26,7 @@ class Ratio:
     """One standard error by the delta method, as a share of the value; infinite where the value is not above 0."""
     low: float
     high: float
-    """Ends of Fieller's 95 % interval, cut at 0; infinite where a denominator of 0 is not ruled out."""
+    """Ends of Fieller's 97.5 % interval, cut at 0; infinite where a denominator of 0 is not ruled out."""
 
 
 def ratio_of_means(x: NDArray[np.float64], y: NDArray[np.float64]) -> Ratio | None:
@@ -45,7 +47,7 @@ def ratio_of_means(x: NDArray[np.float64], y: NDArray[np.float64]) -> Ratio | No
     away = groups - np.array([[top], [bottom]])
     covariance = (away * share**2) @ away.T * count / (count - 1)
     v_top, v_both, v_bottom = float(covariance[0, 0]), float(covariance[0, 1]), float(covariance[1, 1])
-    t = student_quantile(0.975, count - 1)
+    t = student_quantile(_QUANTILE, count - 1)
     if bottom < -t * math.sqrt(v_bottom):
         return None
     # The interval is where a q^2 - 2 b q + c <= 0: where top - q bottom is within t standard errors of 0.
