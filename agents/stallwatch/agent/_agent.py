@@ -125,6 +125,9 @@ class Core:
         self.guard = Guard(self._on_disabled)
         self._optimizer_name = type(optimizers[0]).__name__ if optimizers else ""
         self._block_names, blocks = models.block_layout([name for name, _ in model.parameters])
+        self._block_elements = [0] * len(self._block_names)
+        for (_, parameter), block in zip(model.parameters, blocks, strict=True):
+            self._block_elements[block] += parameter.numel()
         self._elements = sum(each.numel() for _, each in model.parameters)
         self.period = SamplePeriod(settings.sample_every, self._elements, settings.overhead_budget)
         start_step = settings.start_step
@@ -325,6 +328,7 @@ class Core:
             base_learning_rate=settings.base_lr,
             base_batch_size=settings.base_batch_size,
             blocks=self._block_names,
+            block_elements=self._block_elements,
             local_steps=settings.local_steps,
             total_steps=settings.total_steps,
             accumulation_steps=settings.accumulation_steps,

@@ -274,6 +274,7 @@ class Hello(_message.Message):
     LOCAL_STEPS_FIELD_NUMBER: _builtins.int
     TOTAL_STEPS_FIELD_NUMBER: _builtins.int
     ACCUMULATION_STEPS_FIELD_NUMBER: _builtins.int
+    BLOCK_ELEMENTS_FIELD_NUMBER: _builtins.int
     run: _builtins.str
     """Run name: 1 to 128 of letters, digits, '.', '_', '-', '/' and ':', starting with a letter or digit."""
     group: _builtins.str
@@ -329,6 +330,10 @@ class Hello(_message.Message):
     def blocks(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Names of the blocks that fingerprints and layer statistics are indexed by, in order; at most 512."""
 
+    @_builtins.property
+    def block_elements(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Elements of each of `blocks`; empty when unknown."""
+
     def __init__(
         self,
         *,
@@ -365,10 +370,11 @@ class Hello(_message.Message):
         local_steps: _builtins.int = ...,
         total_steps: _builtins.int = ...,
         accumulation_steps: _builtins.int = ...,
+        block_elements: _abc.Iterable[_builtins.int] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["accumulation_steps", b"accumulation_steps", "agent_version", b"agent_version", "backend", b"backend", "base_batch_size", b"base_batch_size", "base_learning_rate", b"base_learning_rate", "blocks", b"blocks", "dataset_size", b"dataset_size", "device", b"device", "first_step", b"first_step", "group", b"group", "hostname", b"hostname", "incarnation", b"incarnation", "launch_id", b"launch_id", "local_rank", b"local_rank", "local_steps", b"local_steps", "local_world_size", b"local_world_size", "model", b"model", "node_rank", b"node_rank", "optimizer", b"optimizer", "parallelism", b"parallelism", "parameters", b"parameters", "pid", b"pid", "protocol_major", b"protocol_major", "protocol_minor", b"protocol_minor", "python_version", b"python_version", "rank", b"rank", "restart_count", b"restart_count", "run", b"run", "sample_period", b"sample_period", "torch_version", b"torch_version", "total_steps", b"total_steps", "trainable_parameters", b"trainable_parameters", "world_size", b"world_size"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accumulation_steps", b"accumulation_steps", "agent_version", b"agent_version", "backend", b"backend", "base_batch_size", b"base_batch_size", "base_learning_rate", b"base_learning_rate", "block_elements", b"block_elements", "blocks", b"blocks", "dataset_size", b"dataset_size", "device", b"device", "first_step", b"first_step", "group", b"group", "hostname", b"hostname", "incarnation", b"incarnation", "launch_id", b"launch_id", "local_rank", b"local_rank", "local_steps", b"local_steps", "local_world_size", b"local_world_size", "model", b"model", "node_rank", b"node_rank", "optimizer", b"optimizer", "parallelism", b"parallelism", "parameters", b"parameters", "pid", b"pid", "protocol_major", b"protocol_major", "protocol_minor", b"protocol_minor", "python_version", b"python_version", "rank", b"rank", "restart_count", b"restart_count", "run", b"run", "sample_period", b"sample_period", "torch_version", b"torch_version", "total_steps", b"total_steps", "trainable_parameters", b"trainable_parameters", "world_size", b"world_size"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from stallwatch.detector.analysis.align import AlignConfig
 from stallwatch.detector.checks import CheckConfigs
 from stallwatch.detector.diagnosis import STANDALONE_CHECKS, StandaloneConfig
+from stallwatch.detector.rules import RULE_SETS
 from stallwatch.detector.signals.loss_config import LossConfig
 from stallwatch.detector.signals.noise_scale import NoiseScaleConfig
 
@@ -25,6 +26,8 @@ class AnalysisConfig:
     """One entry a check."""
     causes: StandaloneConfig = field(default_factory=StandaloneConfig)
     """Causes that are findings of their own."""
+    rules: str = ""
+    """Rule set of another tool to run beside the checks: `sagemaker`; empty for none."""
     disabled: tuple[str, ...] = ()
     """Kinds that are not checked."""
     attentive_seconds: float = 5.0
@@ -35,5 +38,7 @@ class AnalysisConfig:
         unknown = set(self.disabled) - {*self.checks.names(), *STANDALONE_CHECKS}
         if unknown:
             raise ValueError(f"disabled names no check: {', '.join(sorted(unknown))}")
+        if self.rules and self.rules not in RULE_SETS:
+            raise ValueError(f"rules is {self.rules!r}: the rule sets are {', '.join(RULE_SETS)}")
         if not self.attentive_seconds > 0:
             raise ValueError("attentive_seconds must be above 0")

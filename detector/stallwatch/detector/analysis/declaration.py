@@ -32,6 +32,7 @@ def new_declaration(state: RunState, step: int) -> RunDeclaration | None:
         local_steps=hello.local_steps,
         total_steps=hello.total_steps,
         accumulation_steps=hello.accumulation_steps,
+        block_elements=hello.block_elements,
         hosts=dict(sorted(state.ranks.hosts.items())),
     )
     if state.declared is not None and replace(declaration, step=state.declared.step) == state.declared:

@@ -9,6 +9,7 @@ from typing import Any
 from stallwatch.detector.analysis.config import AnalysisConfig
 from stallwatch.detector.checks.contract import Check, Signal
 from stallwatch.detector.diagnosis import STANDALONE_CHECKS
+from stallwatch.detector.rules import RuleBook
 from stallwatch.detector.signals.loss import LossSignal
 from stallwatch.detector.signals.noise_scale import NoiseScaleSignal
 from stallwatch.detector.signals.step_windows import StepWindows
@@ -35,6 +36,8 @@ class Pipeline:
             "vitals": VitalsSignal(),
             "step_windows": StepWindows(),
         }
+        if config.rules:
+            signals["rules"] = RuleBook(config=config.rules)
         built: dict[str, Any] = dict(config.checks.build())
         built |= {kind: make(config=config.causes) for kind, make in STANDALONE_CHECKS.items()}
         checks = {kind: check for kind, check in built.items() if kind not in config.disabled}

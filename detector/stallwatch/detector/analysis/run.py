@@ -28,6 +28,7 @@ from stallwatch.detector.core.scaling import NoiseScaleObservation
 from stallwatch.detector.core.verdicts import Verdict
 from stallwatch.detector.core.views import RankView, RunView
 from stallwatch.detector.diagnosis import DIAGNOSED, explain
+from stallwatch.detector.rules import RuleBook
 from stallwatch.detector.signals.loss import LossSignal
 from stallwatch.detector.signals.vitals import VitalsSignal
 
@@ -164,7 +165,9 @@ class RunAnalysis:
 
     def view(self) -> RunView:
         """The run's read model."""
-        return views.run_view(self.state)
+        view = views.run_view(self.state)
+        rules = self.pipeline.signals.get("rules")
+        return replace(view, rules=rules.summary()) if isinstance(rules, RuleBook) else view
 
     def ranks(self) -> tuple[RankView, ...]:
         """The read models of the ranks of the current attempt."""

@@ -49,6 +49,14 @@ def analyze(
     total_steps: Annotated[
         int | None, typer.Option("--total-steps", min=1, help="Planned length of the run, where it is known.")
     ] = None,
+    rules: Annotated[
+        str | None,
+        typer.Option(
+            "--rules",
+            metavar="SET",
+            help="Also run another tool's rules, by their names and defaults: sagemaker.",
+        ),
+    ] = None,
     loss: Annotated[
         str | None, typer.Option("--loss", help="Column of the training loss.", rich_help_panel=_COLUMNS)
     ] = None,
@@ -77,13 +85,17 @@ def analyze(
     Examples: `stallwatch analyze runs/`, `stallwatch analyze metrics.csv --loss train_nll --plot curve.html`.
     """
     from stallwatch.detector.importers import Selection
+    from stallwatch.detector.rules import RULE_SETS
 
     if plot is not None and plot.suffix.lower() not in _PLOTS:
         _complain(f"--plot {plot}: the file's name must end in {', '.join(_PLOTS)}")
         raise typer.Exit(EXIT_USAGE)
+    if rules is not None and rules not in RULE_SETS:
+        _complain(f"--rules {rules}: the rule sets are {', '.join(RULE_SETS)}")
+        raise typer.Exit(EXIT_USAGE)
     selection = Selection(loss, step, learning_rate, evaluation_loss, time, epoch)
     unread: list[str] = []
-    outcomes = list(_outcomes(paths, selection, total_steps, unread))
+    outcomes = list(_outcomes(paths, selection, total_steps, rules or "", unread))
     for message in unread:
         _complain(message)
     if not outcomes:
@@ -105,7 +117,7 @@ def analyze(
 
 
 def _outcomes(
-    paths: list[Path], selection: Selection, total_steps: int | None, unread: list[str]
+    paths: list[Path], selection: Selection, total_steps: int | None, rules: str, unread: list[str]
 ) -> Iterator[Outcome]:
     """The verdicts, in the order of the paths; what cannot be read goes to `unread`, with the reason."""
     from stallwatch.detector.importers import LogError, find_logs
@@ -127,7 +139,7 @@ def _outcomes(
                     points = log.points.loss.size
                     show = not many and points > _BAR_FROM_POINTS
                     with _progress(f"analysing {log.name}", points, show=show) as advance:
-                        yield replay(log, total_steps=total_steps, progress=advance)
+                        yield replay(log, total_steps=total_steps, rules=rules, progress=advance)
                 next_file(1)
         if others and len(others) == len(sources) and len(unread) == found:
             unread.append(f"{path}: no training logs in this folder; for one: {others[0]}")

@@ -76,6 +76,7 @@ class RankHello:
     local_steps: int = 0
     total_steps: int = 0
     accumulation_steps: int = 0
+    block_elements: tuple[int, ...] = ()
 
 
 def _no_integers() -> NDArray[np.int64]:

@@ -168,5 +168,7 @@ class RunDeclaration:
     """Optimizer steps that the run is meant to take."""
     accumulation_steps: int = 0
     """Micro-batches an optimizer step."""
+    block_elements: tuple[int, ...] = ()
+    """Elements of each block of parameters; empty when unknown."""
     hosts: Mapping[int, str] = field(default_factory=dict)
     """Host name of each rank that has attached."""

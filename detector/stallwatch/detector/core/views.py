@@ -99,6 +99,19 @@ class RankView:
 
 
 @dataclass(frozen=True, slots=True)
+class RuleView:
+    """What one rule of another tool has said so far."""
+
+    rule: str
+    """Its name there."""
+    hits: int
+    first_step: int | None
+    last_step: int | None
+    text: str
+    """Of the latest hit; empty when there was none."""
+
+
+@dataclass(frozen=True, slots=True)
 class RunView:
     """One run, for `GET /api/v1/runs/{run}` and for `/metrics`."""
 
@@ -136,3 +149,5 @@ class RunView:
     """Lost at agents, by reason."""
     info: Mapping[str, str] = field(default_factory=dict)
     """Labels of `stallwatch_run_info`: framework, torch_version, backend, parallelism, model, optimizer, world_size."""
+    rules: tuple[RuleView, ...] = ()
+    """Of the rule set that was asked for; empty without one."""

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from stallwatch.detector.core.observations import Floats
 
+WINDOW_STEPS = 10
 PARTS = ("input", "compute", "optimizer", "communication", "waiting")
 """What a step consists of: a typical rank's own phases, the wait of the rank that waits least, and what others wait beyond."""
 

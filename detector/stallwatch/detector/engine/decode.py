@@ -68,6 +68,7 @@ def decode_hello(hello: pb.Hello) -> RankHello:
         local_steps=hello.local_steps,
         total_steps=hello.total_steps,
         accumulation_steps=hello.accumulation_steps,
+        block_elements=tuple(hello.block_elements),
     )
 
 

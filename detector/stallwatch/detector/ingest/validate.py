@@ -93,6 +93,12 @@ def check_hello(hello: pb.Hello) -> None:
     for name in _TEXTS:
         _check_length(f"hello.{name}", getattr(hello, name), limits.MAX_TEXT_CHARACTERS)
     _check_count("hello.blocks", len(hello.blocks), limits.MAX_BLOCKS, "blocks")
+    if len(hello.block_elements) not in (0, len(hello.blocks)):
+        raise InvalidInputError(
+            "hello.block_elements",
+            f"hello.block_elements has {len(hello.block_elements)} values for {len(hello.blocks)} blocks: "
+            "give one a block, or none",
+        )
     for index, block in enumerate(hello.blocks):
         _check_length(f"hello.blocks[{index}]", block, limits.MAX_TEXT_CHARACTERS)
     for name in ("base_learning_rate", "base_batch_size"):

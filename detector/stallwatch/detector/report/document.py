@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
 
 from stallwatch.detector.core.findings import Finding
 from stallwatch.detector.report.outcome import Outcome
@@ -33,6 +34,7 @@ def document(outcome: Outcome) -> dict[str, object]:
         ],
         "findings": [finding_document(finding) for finding in outcome.findings],
         "summary": _summary(outcome),
+        **({"rules": [asdict(rule) for rule in outcome.rules]} if outcome.rules else {}),
     }
 
 

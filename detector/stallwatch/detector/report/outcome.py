@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from stallwatch.detector.core.findings import Finding
 from stallwatch.detector.core.learning import STOPPED_STATES, LossAssessment
+from stallwatch.detector.core.views import RuleView
 from stallwatch.detector.importers.log import TrainingLog
 from stallwatch.detector.report.elapsed import at_step, elapsed_seconds
 
@@ -49,6 +50,8 @@ class Outcome:
     looks: tuple[Look, ...]
     summary_reason: str
     """Why the run is in its last state."""
+    rules: tuple[RuleView, ...] = ()
+    """What the rules of another tool said, where they were asked for."""
 
     @property
     def state(self) -> str:

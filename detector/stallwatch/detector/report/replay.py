@@ -22,6 +22,7 @@ from stallwatch.detector.importers.source import Progress, no_progress
 from stallwatch.detector.report.blocks import Block, blocks
 from stallwatch.detector.report.outcome import Look, Outcome, StateEntry
 from stallwatch.detector.report.positions import Positions
+from stallwatch.detector.rules import RuleBook
 from stallwatch.detector.signals.loss import LossConfig, LossSignal
 from stallwatch.detector.signals.vitals import VitalsSignal
 
@@ -33,13 +34,21 @@ _SHORTEST_RUN = 10
 _BROKEN_POINTS = 3
 
 
-def replay(log: TrainingLog, *, total_steps: int | None = None, progress: Progress = no_progress) -> Outcome:
-    """Feed the log through the loss model and the checks of learning, in its order."""
+def replay(
+    log: TrainingLog,
+    *,
+    total_steps: int | None = None,
+    rules: str = "",
+    progress: Progress = no_progress,
+) -> Outcome:
+    """Feed the log through the loss model and the checks of learning, in its order; and through a rule set, if asked for."""
     positions = Positions.of(log)
     config = LossConfig(total_steps=total_steps)
     if not _counts_optimizer_steps(log, positions, config.fewest_steps):
         config = replace(config, fewest_steps=0)
-    analysis = _Analysis(log, positions, LossSignal(config=config))
+    analysis = _Analysis(
+        log, positions, LossSignal(config=config), rules=RuleBook(config=rules) if rules else None
+    )
     # What a loss of 1e100 does to a fit is seen in the verdict; numpy's own word on it helps nobody.
     with np.errstate(all="ignore"):
         analysis.run(progress)
@@ -80,6 +89,7 @@ class _Analysis:
     signal: LossSignal
     checks: list[Check] = field(default_factory=_checks)
     vitals: VitalsSignal = field(default_factory=VitalsSignal)
+    rules: RuleBook | None = None
     book: FindingBook = field(init=False)
     by_type: dict[type, list[Check]] = field(default_factory=dict)
     states: list[StateEntry] = field(default_factory=list)
@@ -124,6 +134,8 @@ class _Analysis:
 
     def _evaluated(self, evaluation: EvaluationObservation) -> None:
         """The loss model takes it as a second opinion, as it does live."""
+        if self.rules is not None:
+            self.rules.update(evaluation)
         for look in self.signal.update(evaluation):
             self._assessed(look)
             self._check(look)
@@ -135,6 +147,8 @@ class _Analysis:
         point = LossPoint(block.step, block.loss, float(block.points), rate)
         self._follow_broken(point)
         self.vitals.update(point)
+        if self.rules is not None:
+            self.rules.update(point)
         for look in self.signal.update(point):
             self._assessed(look)
             self._check(look)
@@ -203,6 +217,7 @@ class _Analysis:
             horizon_end=horizon_end,
             looks=tuple(self.looks),
             summary_reason=reason,
+            rules=self.rules.summary() if self.rules is not None else (),
         )
 
     def _too_little(self) -> str:

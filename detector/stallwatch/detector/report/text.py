@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -140,6 +141,25 @@ def _details(outcome: Outcome, console: Console) -> None:
         latest.setdefault(finding.kind, []).append(finding)
     for findings in latest.values():
         _finding(findings, outcome, console)
+    if outcome.rules:
+        _rules(outcome, console)
+
+
+def _rules(outcome: Outcome, console: Console) -> None:
+    """What the rules of another tool said, those that said nothing in one line."""
+    from rich.markup import escape
+
+    axis = outcome.log.axis
+    console.print("  [dim]Rules of another tool, for comparison[/]")
+    for rule in outcome.rules:
+        if rule.hits and rule.first_step is not None and rule.last_step is not None:
+            times = "once" if rule.hits == 1 else f"{rule.hits:,} times"
+            console.print(
+                f"    {rule.rule}: {times}, {axis}s {count(rule.first_step)} to {count(rule.last_step)}; the last: {escape(rule.text)}"
+            )
+    silent = [rule.rule for rule in outcome.rules if not rule.hits]
+    if silent:
+        console.print(f"    [dim]Nothing: {', '.join(silent)}[/]")
 
 
 def _advice(outcome: Outcome) -> list[str]:
@@ -181,12 +201,14 @@ def _table(outcomes: Sequence[Outcome], console: Console) -> None:
     for heading in ("since", "end", "loss", "forecast", "flat"):
         table.add_column(heading, justify="right", no_wrap=True)
     table.add_column("findings", overflow="fold")
+    names = Counter(outcome.log.name for outcome in outcomes)
     for outcome in outcomes:
-        final = outcome.final
+        final, log = outcome.final, outcome.log
         forecast = final.forecast if final is not None and outcome.horizon_end is not None else None
         style = _STATE_STYLES[outcome.state]
         table.add_row(
-            escape(outcome.log.name),
+            # Logs in one folder bear its name: their files tell them apart.
+            escape(log.name if names[log.name] == 1 else log.file),
             f"[{style}]{STATE_WORDS[outcome.state]}[/]",
             count(outcome.states[-1].since_step),
             count(outcome.last_step) + ("" if outcome.log.axis == "step" else " ep"),

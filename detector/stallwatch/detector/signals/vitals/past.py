@@ -138,7 +138,7 @@ class PastTracker:
         near = self.shifts and steps[at] - self.shifts[-1].step < _WINDOW
         if not sudden or near:
             return
-        before = float(np.median(values[at - _WINDOW : at]))
+        before = float(np.median(values[max(at - _WINDOW, 0) : at]))
         self.shifts = [
             *self.shifts[1 - _SHIFTS :],
             LevelShift(step=steps[at], before=before, after=before + best, sigma=abs(best) / noise),
