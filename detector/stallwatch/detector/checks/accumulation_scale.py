@@ -115,25 +115,34 @@ class AccumulationScale:
     def _compare_norms(self, needed: int) -> None:
         """The latest samples, and those before them, with the same count."""
         segment, count = self.current, self.current.micro_batches
-        cut = len(segment.norms) - needed
-        if count < 2 or cut < needed:
+        if count < 2:
             return
-        before, after = np.array(segment.norms[max(cut - _COMPARED, 0) : cut]), np.array(segment.norms[cut:])
-        grown, error = _grown(before, after)
         change = 2 * math.log(count)
-        step = segment.norms[cut] - segment.norms[cut - 1]
-        if (
-            abs(abs(grown) / change - 1) < 0.15
-            and error < 0.5 * abs(grown)
-            and step * math.copysign(1.0, grown) > 0.6 * abs(grown)
-            and _follows(grown, segment.applied[:cut][-_COMPARED:], segment.applied[cut:])
-        ):
-            if self.relative and self.undivided != (grown > 0):
+        for later in range(needed, _COMPARED + 1):
+            cut = len(segment.norms) - later
+            if cut < needed:
+                return
+            jump, error = _jump(segment.norms, cut)
+            sign = math.copysign(1.0, jump)
+            grown = float(
+                np.median(segment.norms[cut:]) - np.median(segment.norms[max(cut - _COMPARED, 0) : cut])
+            )
+            if (
+                abs(abs(jump) / change - 1) > 0.15
+                or 4 * error > abs(jump)
+                # All of it between two samples, and more of it than what drifts back.
+                or (segment.norms[cut] - segment.norms[cut - 1]) * sign < 0.6 * abs(jump)
+                or grown * sign < 0.4 * abs(jump)
+                or _jump(segment.applied, cut)[0] * sign < 0.5 * abs(jump)
+            ):
+                continue
+            if self.relative and self.undivided != (jump > 0):
                 # Back to where it was.
                 self.relative = 0.0
-                return
-            between = segment.steps[cut] - segment.steps[cut - 1] - 1
-            self._find(math.copysign(2.0, grown), grown, count, segment.steps[cut], between)
+            elif not self.relative:
+                between = segment.steps[cut] - segment.steps[cut - 1] - 1
+                self._find(2 * sign, jump, count, segment.steps[cut], between)
+            return
 
     def _find(self, relative: float, grown: float, count_before: int, since: int, between: int) -> None:
         self.relative, self.factor, self.count_before = relative, math.exp(grown / 2), count_before
@@ -144,6 +153,22 @@ def _grown(before: NDArray[np.float64], after: NDArray[np.float64]) -> tuple[flo
     """How far norms went, and how far they go by themselves: their drift, and three standard errors of both medians."""
     error = _drift(before) + _drift(after) + 3 * math.hypot(_error(before), _error(after))
     return float(np.median(after) - np.median(before)), error
+
+
+def _jump(values: list[float], cut: int) -> tuple[float, float]:
+    """How far values jump between two straight lines, just before `cut`, and the standard error of that."""
+    ends, squares, freedom, error = [], 0.0, 0, 0.0
+    for part, at in ((values[max(cut - _COMPARED, 0) : cut], 0.5), (values[cut:][:_COMPARED], -0.5)):
+        count = len(part)
+        x = np.arange(count) - (count - 1) / 2
+        y = np.array(part)
+        slope = float(np.dot(x, y) / np.dot(x, x))
+        end = float(x[-1] if at > 0 else x[0]) + at
+        ends.append(float(y.mean()) + slope * end)
+        squares += float(np.sum((y - y.mean() - slope * x) ** 2))
+        freedom += count - 2
+        error += 1 / count + end**2 / float(np.dot(x, x))
+    return ends[1] - ends[0], math.sqrt(squares / freedom * error)
 
 
 def _follows(grown: float, before: list[float], after: list[float]) -> bool:

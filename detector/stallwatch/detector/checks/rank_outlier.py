@@ -44,8 +44,8 @@ class RankOutlierConfig:
     pair_loss_share: float = 0.5
     """The same with two ranks, which can only be told to differ."""
     start_factor: float = 100.0
-    """The loss counts as what it was at the start, or as so many times what it is, whichever is less: beside what is left of a
-    loss that has all but vanished, everything is large."""
+    """The loss counts as half of what it was at the start, or so many times what it is, at least, whichever is less: beside
+    what is left of a loss that has all but vanished, everything is large."""
     norm_samples: int = 8
     """Sampled steps whose local gradient norms are judged together."""
     norm_ratio: float = 1.3
@@ -179,9 +179,9 @@ class RankOutlier:
         excess_of = np.where(np.sign(typical) == np.sign(mean), np.sign(typical), 0.0) * np.minimum(
             np.abs(typical), np.abs(mean)
         )
-        over_steps = np.abs(excess_of) / np.maximum(_error(excess), 1e-9 * max(level, 1e-300))
-        scale = max(level, min(self.start_level, self.config.start_factor * level))
-        score = self._score(excess_of, over_steps, 0.002 * scale)
+        error = np.maximum(_error(excess), 1e-9 * max(level, 1e-300))
+        scale = max(level, min(self.start_level / 2, self.config.start_factor * level))
+        score = self._score(excess_of, error, 0.002 * scale)
         off = (score > self.config.z) & (np.abs(excess_of) > self._share(ranks.size) * scale)
         whole = np.full((len(rows), self.world_size), np.nan)
         whole[:, ranks] = excess
@@ -208,9 +208,10 @@ class RankOutlier:
         )
 
     def _score(
-        self, values: NDArray[np.float64], over_steps: NDArray[np.float64], least: float
+        self, values: NDArray[np.float64], error: NDArray[np.float64], least: float
     ) -> NDArray[np.float64]:
         """How far ranks stand out, from the noise over steps and from one another."""
+        over_steps = np.abs(values) / error
         if values.size >= _MANY:
             spread = SIGMA * float(np.median(np.abs(values - np.median(values))))
             return np.minimum(np.abs(values) / max(spread, least), over_steps)
@@ -220,7 +221,9 @@ class RankOutlier:
         for index in range(values.size):
             others = np.delete(values, index)
             distance = abs(float(values[index]) - float(np.median(others)))
-            apart[index] = distance > self.config.range_factor * float(np.ptp(others))
+            # What the noise of two of them explains is no difference between them.
+            differ = max(float(np.ptp(others)) - 2 * float(np.delete(error, index).max()), 0.0)
+            apart[index] = distance > self.config.range_factor * differ
         return np.where(apart, over_steps, 0.0)
 
     def _mark(
@@ -281,8 +284,8 @@ class RankOutlier:
             latest = latest[:, ranks]
             typical = np.median(latest, axis=0)
             spread = SIGMA * np.median(np.abs(latest - typical), axis=0)
-            over_steps = np.abs(typical) / np.maximum(_MEDIAN_ERROR * spread / math.sqrt(needed), 0.01)
-            score = self._score(typical, over_steps, 0.02)
+            error = np.maximum(_MEDIAN_ERROR * spread / math.sqrt(needed), 0.01)
+            score = self._score(typical, error, 0.02)
             floor = math.log(self.config.norm_ratio) * (
                 1 if ranks.size >= _MANY else 3 if ranks.size > 2 else 6
             )
@@ -290,7 +293,11 @@ class RankOutlier:
             off = (score > self.config.z) & (np.abs(typical) > floor) & same_side
             named = {int(ranks[index]): float(typical[index]) for index in np.flatnonzero(off)}
         if named and not self.norm_named:
-            self.norm_since = self.norm_steps[-needed]
+            # The first of the samples from which on they were well on their way there.
+            value = np.array(list(named.values()))
+            there = np.stack(self.norms[-needed:])[:, list(named)] * np.sign(value) > np.abs(value) / 2
+            lasting = np.cumsum(there.all(axis=1)[::-1])[::-1] / np.arange(needed, 0, -1)
+            self.norm_since = self.norm_steps[-needed + int(np.argmax(lasting >= 0.8))]
         # Between the two thresholds those that were named stay so.
         kept = {
             rank: value
