@@ -69,10 +69,11 @@ def test_a_machine_whose_speed_wanders_is_let_be(seed):
 
     def wandering(columns):
         rng = np.random.default_rng(seed)
-        step = 0
+        step, slow = 0, False
         while step < len(columns.step):
             length = int(rng.uniform(5, 25) / 0.2)
-            factor = 1.0 + 0.3 * rng.random() * rng.integers(0, 2)
+            factor = 1.0 + 0.3 * rng.random() * slow
+            slow = not slow
             for phase in ("input", "forward", "backward", "optimizer"):
                 getattr(columns, f"{phase}_seconds")[step : step + length] *= factor
             step += length

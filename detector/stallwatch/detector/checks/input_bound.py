@@ -24,7 +24,7 @@ class InputBoundConfig:
     windows: int = 10
     """Windows of ten steps in a row in which ranks must wait."""
     skipped_windows: int = 2
-    """At the start of an attempt: loader workers start, files are opened."""
+    """More of them are asked for at the start of an attempt: loader workers start, files are opened."""
     least_seconds: float = 5.0
     """... and the time that these must take."""
     share: float = 0.25
@@ -76,8 +76,8 @@ class InputBound:
     before: list[NDArray[np.float64]] = field(default_factory=list)
     """Waits of the steps of the latest windows."""
     before_steps: list[tuple[int, ...]] = field(default_factory=list)
-    skipped: int = 0
-    """Windows at the start of the attempt that were let pass: loader workers start, files are opened."""
+    seen: int = 0
+    """Windows of the attempt."""
     said_share: float = 0.0
     """Of the step, as last said; 0 while not firing."""
 
@@ -87,12 +87,10 @@ class InputBound:
             return None
         if (observation.attempt, observation.world_size) != (self.attempt, self.world_size):
             self.attempt, self.world_size = observation.attempt, observation.world_size
-            self.streak = self.quiet = self.skipped = 0
+            self.streak = self.quiet = self.seen = 0
             self.said_share = 0.0
             self.before, self.before_steps = [], []
-        if self.skipped < self.config.skipped_windows:
-            self.skipped += 1
-            return None
+        self.seen += 1
         return self._judge(observation.steps[-1], observation)
 
     def _judge(self, step: int, window: StepWindowObservation) -> Verdict | None:
@@ -125,10 +123,14 @@ class InputBound:
                 )
             if not self.streak or 0.67 < share / self.said_share < 1.5:
                 return None
-        elif self.streak < config.windows or self.streak_seconds < config.least_seconds:
+        elif self.streak < self._needed() or self.streak_seconds < config.least_seconds:
             return None
         self.said_share = share
         return self._verdict(step, window, share)
+
+    def _needed(self) -> int:
+        from_start = self.seen - self.streak < self.config.skipped_windows
+        return self.config.windows + (self.config.skipped_windows if from_start else 0)
 
     def _onset(self, window: StepWindowObservation) -> int:
         """Where it began, step by step: in the window before the first that shows it, or in that."""

@@ -15,7 +15,7 @@ from stallwatch.detector.checks.wording import seconds_text
 from stallwatch.detector.core.liveness import LivenessObservation
 from stallwatch.detector.core.observations import EventObservation
 from stallwatch.detector.core.verdicts import EvidenceValue, Severity, Verdict
-from stallwatch.detector.core.windows import PARTS, StepWindowObservation
+from stallwatch.detector.core.windows import PARTS, WINDOW_STEPS, StepWindowObservation
 
 _WAITING = len(PARTS) - 1
 _EVENT_STEPS = 20
@@ -40,8 +40,10 @@ class ThroughputRegressionConfig:
     """... and longer by so many standard deviations of single windows of this run, which follow one another slowly."""
     windows: int = 10
     """Windows that it must have lasted ..."""
-    settle_seconds: float = 20.0
+    settle_seconds: float = 10.0
     """... and seconds, where ranks are known not to wait for a CPU any more than before ..."""
+    wander_share: float = 0.3
+    """... or less, where steps have grown by more than machines wander by: with the square of the ratio ..."""
     unknown_seconds: float = 60.0
     """... where nothing is known of that ..."""
     contended_seconds: float = 120.0
@@ -55,8 +57,8 @@ class ThroughputRegressionConfig:
                 raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
         if self.reference_windows < self.least_reference:
             raise ValueError("reference_windows must be at least least_reference")
-        if not self.share > 0 or not self.noise > 0 or not self.spell_factor >= 1:
-            raise ValueError("share and noise must be above 0, and spell_factor at least 1")
+        if not (self.share > 0 and self.wander_share > 0 and self.noise > 0 and self.spell_factor >= 1):
+            raise ValueError("share, wander_share and noise must be above 0, and spell_factor at least 1")
         if not 0 < self.settle_seconds <= self.unknown_seconds <= self.contended_seconds:
             raise ValueError("settle_seconds, unknown_seconds and contended_seconds must rise, from above 0")
 
@@ -208,7 +210,14 @@ class ThroughputRegression:
         spread = SIGMA * float(np.median(np.abs(before - np.median(before)))) if before.size > 4 else 0.1
         # The error of a change point falls with the square of the jump over the noise of single values.
         error = max(1.0, (spread / max(float(np.median(after)), 1e-3)) ** 2)
-        return Excursion(since=since, error=min(error, 50.0))
+        lasted = lengths[(steps >= since) & np.isfinite(lengths)]
+        # The window that shows it is counted when it is followed.
+        return Excursion(
+            since=since,
+            error=min(error, 50.0),
+            seconds=float(lasted[:-WINDOW_STEPS].sum()),
+            windows=max(lasted.size // WINDOW_STEPS - 1, 0),
+        )
 
     def _follow(
         self, step: int, window: StepWindowObservation, growth: float, least: float
@@ -245,7 +254,7 @@ class ThroughputRegression:
         elif waited >= 0.5 * -math.expm1(-growth):
             needed = config.contended_seconds
         else:
-            needed = config.settle_seconds
+            needed = config.settle_seconds * min(1.0, config.wander_share / math.expm1(growth)) ** 2
         needed = max(needed, config.spell_factor * self.spells.longest(growth))
         return excursion.seconds >= needed and not self._is_waiting_for_one()
 

@@ -11,9 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stallwatch.detector.core.observations import AttemptObservation, StepObservation
-from stallwatch.detector.core.windows import StepWindowObservation
+from stallwatch.detector.core.windows import WINDOW_STEPS, StepWindowObservation
 
-WINDOW_STEPS = 10
 _STEP, _INPUT, _FORWARD, _BACKWARD, _OPTIMIZER, _SYNC = range(6)
 _COLUMNS = 6
 
