@@ -13,7 +13,7 @@ from typing import Any
 from urllib.parse import quote
 
 from faults.judge import Outcome, judge
-from faults.ranks import Ranks, Zygote
+from faults.ranks import Ranks, Torchrun, Zygote
 from faults.scenario import Case, Ending, Lane
 from stallwatch.detector.checks import CHECKS
 from support.service import Service
@@ -91,7 +91,11 @@ class Watch:
     def go(self) -> None:
         """Run every attempt; fails with an AssertionError when the job does not end as the scenario has it."""
         for attempt in range(len(self.case.worlds)):
-            ranks = Ranks(self.bench.zygote, self.case, self.folder, self._order(), attempt)
+            ranks: Ranks | Torchrun
+            if self.case.scenario.nodes:
+                ranks = Torchrun(self.case, self.folder, self._order())
+            else:
+                ranks = Ranks(self.bench.zygote, self.case, self.folder, self._order(), attempt)
             ranks.start()
             try:
                 self._follow(ranks)
@@ -124,7 +128,7 @@ class Watch:
             "folder": str(self.folder),
         }
 
-    def _follow(self, ranks: Ranks) -> None:
+    def _follow(self, ranks: Ranks | Torchrun) -> None:
         scenario = self.case.scenario
         while True:
             kinds = {finding["kind"] for finding in self.findings()}

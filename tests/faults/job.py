@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import faulthandler
 import inspect
 import json
 import os
+import signal
 import time
 import urllib.error
 import urllib.request
@@ -243,6 +245,8 @@ def run_rank(order: dict[str, Any], *, launched: bool) -> None:
     """Take part in a job as the environment says; `launched`: by torchrun, which says where to meet."""
     from faults.catalogue import SCENARIOS
 
+    # `kill -USR1 PID` shows where a rank that does not end is.
+    faulthandler.register(signal.SIGUSR1)
     torch.set_num_threads(1)
     rank, world_size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     attempt = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))

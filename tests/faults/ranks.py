@@ -122,6 +122,61 @@ class Ranks:
         wait_until("the ranks have ended", lambda: None not in self.codes())
 
 
+@dataclass
+class Torchrun:
+    """The processes of a case that torchrun starts and restarts, one torchrun a node."""
+
+    case: Case
+    folder: Path
+    order: dict[str, Any]
+    attempt: int = 0
+    nodes: list[subprocess.Popen[bytes]] = field(default_factory=list)
+
+    def start(self) -> None:
+        """Start all nodes; the first one is where they meet, and outlives the others."""
+        order = self.folder / "order.json"
+        order.write_text(json.dumps(self.order))
+        count, port = self.case.scenario.nodes, free_port()
+        # gloo leaves addresses in the store it meets in: with torchrun's own store, ranks of the next attempt would read
+        # those of the last (torch 2.13), so every attempt gets a store of its own.
+        variables = {**environment(), "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
+        command = [
+            sys.executable,
+            "-m",
+            "torch.distributed.run",
+            "--nnodes",
+            f"1:{count}",
+            "--max-restarts",
+            "3",
+        ]
+        command += ["--nproc-per-node", str(self.case.ranks // count), "--rdzv-backend", "c10d"]
+        command += ["--rdzv-endpoint", f"localhost:{port}", "--rdzv-id", self.folder.name]
+        # Without a timeout of our own, the first node waits half a minute for more to come, at every restart.
+        for node in range(count):
+            meets = ["--rdzv-conf", f"last_call_timeout=2,is_host={int(node == 0)}"]
+            with (self.folder / f"rank-{self.attempt}-{node}.log").open("wb") as log:
+                process = subprocess.Popen(
+                    [*command, *meets, "-m", "faults.job", str(order)],
+                    stdout=log,
+                    stderr=log,
+                    env=variables,
+                    start_new_session=True,
+                )
+            self.nodes.append(process)
+
+    def codes(self) -> list[int | None]:
+        """Exit code of the first node, on which it depends."""
+        return [self.nodes[0].poll()]
+
+    def kill(self) -> None:
+        """End those that still run; asked, they end their ranks."""
+        for node in self.nodes:
+            if node.poll() is None:
+                node.send_signal(signal.SIGTERM)
+        for node in self.nodes:
+            node.wait(START_SECONDS)
+
+
 def free_port() -> int:
     """A port that nobody listens on now."""
     with socket.socket() as probe:

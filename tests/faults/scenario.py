@@ -13,7 +13,16 @@ if TYPE_CHECKING:
 
 SHIFT_STEPS = 7
 """A seed moves the fault so many steps, no multiple of a sampling period, and to the next rank."""
-BY_MAJORITY = frozenset({"missing_gradient_sync", "replica_desync", "divergent_update", "stale_gradient"})
+BY_MAJORITY = frozenset(
+    {
+        "missing_gradient_sync",
+        "replica_desync",
+        "divergent_update",
+        "stale_gradient",
+        "uneven_batches",
+        "rank_outlier",
+    }
+)
 """Kinds whose rank is found by majority: among two ranks there is none, and naming both is right."""
 
 
@@ -100,8 +109,8 @@ class Scenario:
     ending: Ending = Ending.GOODBYE
     patience_seconds: float = 60.0
     """How long a job may take, or may go without its finding."""
-    torchrun: bool = False
-    """Started by torchrun itself rather than by the runner in its place."""
+    nodes: int = 0
+    """Started by so many torchruns, which restart what fails; 0: by the runner, attempt by attempt."""
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[a-z_]+/[a-z0-9-]+", self.name):
