@@ -215,6 +215,10 @@ class Training:
         """Tell the agent."""
         self.agent.log(losses.mean(), self.samples)
 
+    def recordings(self) -> list[Recorded]:
+        """The attempts of the job; a job that restarts has several."""
+        return [record(self)]
+
     # For those.
 
     def generator(self, step: int) -> torch.Generator:
@@ -299,9 +303,9 @@ def _local_squares(training: Training, batch: Batch, step: int) -> list[float]:
     return found
 
 
-def train(training: Training, *earlier: Recorded) -> Training:
-    """Trains and analyses; `earlier` attempts of the same job come first."""
-    analyse(training, *earlier, record(training))
+def train(training: Training) -> Training:
+    """Trains and analyses."""
+    analyse(training, *training.recordings())
     return training
 
 
