@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
+from rich.console import Console
 
 from stallwatch.detector.core.learning import LOSS_STATES
 from stallwatch.detector.report.curve import envelope, span_of_values, trend
@@ -14,7 +17,7 @@ from stallwatch.detector.report.elapsed import elapsed_seconds
 from stallwatch.detector.report.outcome import Outcome
 from stallwatch.detector.report.positions import Positions
 from stallwatch.detector.report.replay import replay
-from stallwatch.detector.report.text import STATE_WORDS, cost_words, count, duration, percent
+from stallwatch.detector.report.text import STATE_WORDS, cost_words, count, duration, percent, show
 from support.training_logs import log_of
 
 
@@ -176,6 +179,25 @@ def test_numbers_are_written_to_be_read():
     assert [percent(0.25), percent(0.0123), percent(0.0)] == ["25 %", "1.2 %", "0.0 %"]
     assert [duration(3), duration(0.5), duration(0.001)] == ["3.0 h", "30.0 min", "4 s"]
     assert set(STATE_WORDS) == set(LOSS_STATES)
+
+
+def test_runs_of_one_name_are_told_apart_by_their_files(plateau: Outcome):
+    """Logs in one folder bear its name; in the table their files stand instead."""
+    console = Console(width=120, record=True, file=io.StringIO())
+    others = [replace(plateau, log=replace(plateau.log, file=f"runs/{name}.csv")) for name in ("a", "b")]
+    show(others, console)
+    text = console.export_text()
+    assert "runs/a.csv" in text.splitlines()[2]
+    assert "runs/b.csv" in text.splitlines()[3]
+
+
+def test_a_log_of_optimizer_steps_is_not_judged_by_its_first_hundred():
+    """A curve of fifty "steps" counts epochs and is judged; the same points at the head of a long log are not."""
+    short = np.where(np.arange(60) < 20, 2.0 - 0.05 * np.arange(60), 1.0)
+    long = np.concatenate([short, 1.0 - 0.0005 * np.arange(1500)])
+    first = next(entry for entry in replay(log_of(short)).states if entry.state == "plateau")
+    assert first.from_step < 60
+    assert not any(entry.state == "plateau" for entry in replay(log_of(long)).states if entry.from_step < 100)
 
 
 def test_a_trend_follows_the_curve_and_not_a_spike():
