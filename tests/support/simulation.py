@@ -171,7 +171,7 @@ class Job:
         record = SampledRecord(
             step=step,
             local_gradient_square=float(4.0 * own.lognormal(0, 0.1)),
-            reduced_gradient_square=float(2.0 * rng.lognormal(0, 0.1)),
+            reduced_gradient_square=float(averaged * rng.lognormal(0, 0.1)),
             update_square=0.01,
             parameter_square=100.0,
             gradient_fingerprints=tuple(shared[0].tolist()),
@@ -197,6 +197,9 @@ class Job:
                     if self.sample_period
                     else ()
                 )
+        # The noise scale is twice the batch of all ranks, however many there are.
+        signal = 4.0 / (1 + 2 * self.ranks)
+        averaged = signal + (4.0 - signal) / self.ranks
                 batch = RankBatch(
                     sequence=self.sequence[rank], steps=made.block(rank, low, high), samples=samples
                 )

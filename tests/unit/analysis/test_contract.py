@@ -40,11 +40,14 @@ STREAMS = (
     "restart",
     "faulty",
     "slow",
+    "scaled",
     "partial",
     "unknown",
 )
 SLOW = ("input_bound", "throughput_regression")
 """Found in the stream whose ranks all wait for data from step 150 on; the others have faults in the stream of that name."""
+SCALED = ("scaling_efficiency_loss",)
+"""Found in the stream that is restarted with twice the ranks at step 160, which are less than half as fast."""
 SIGNALS = {"step_windows": StepWindows, "noise_scale": NoiseScaleSignal, "loss": LossSignal}
 
 
@@ -58,6 +61,9 @@ def make(name: str) -> Check | Signal:
 def step_of(stream: str, step: int, index: int, attempt: int, rng: np.random.Generator) -> StepObservation:
     """One step of a stream."""
     ranks = tuple(range(RANKS))
+    if stream == "scaled" and not attempt:
+        ranks = ranks[: RANKS // 2]
+    world_size = len(ranks)
     if stream == "partial" and index % 3:
         ranks = ranks[: 1 + index % RANKS]
     count = len(ranks)
@@ -83,6 +89,8 @@ def step_of(stream: str, step: int, index: int, attempt: int, rng: np.random.Gen
         own[1, 0] += 0.2
         sync[1:] += 0.2
         advance = 121
+        # The exchange takes longer than everything else.
+        sync += 0.5
         loss *= 1 + (index - 120) / 20
         # All get their samples again every 25 steps, and the last rank more of them than the others.
         inputs = 7919 * (step % 25) + 104_729 * np.minimum(np.array(ranks, np.int64), 2)
@@ -95,6 +103,8 @@ def step_of(stream: str, step: int, index: int, attempt: int, rng: np.random.Gen
     seconds = own.sum(axis=0) + sync
     if stream == "unknown":
         prints[:] = inputs[:] = -1
+    if stream == "scaled" and attempt:
+        own[1] += 0.6
         own[:] = np.nan
         sync[:] = np.nan
         seconds[:] = np.nan
@@ -102,7 +112,7 @@ def step_of(stream: str, step: int, index: int, attempt: int, rng: np.random.Gen
     return StepObservation(
         step=step,
         attempt=attempt,
-        world_size=RANKS,
+        world_size=world_size,
         ranks=ranks,
         loss_sum=loss,
         samples=samples,
@@ -193,8 +203,8 @@ def liveness_of(stream: str, step: int, index: int, attempt: int) -> LivenessObs
     )
 
 
-def declaration_of(step: int, attempt: int) -> RunDeclaration:
-    """What the ranks of a stream say of themselves."""
+def declaration_of(stream: str, step: int, attempt: int) -> RunDeclaration:
+    """What the ranks of a stream say of themselves: in the faulty one, that its rate was tuned for another batch."""
     return RunDeclaration(
         step=step,
         attempt=attempt,
@@ -208,8 +218,8 @@ def declaration_of(step: int, attempt: int) -> RunDeclaration:
         trainable_parameters=1000,
         sample_period=10,
         dataset_size=0,
-        base_learning_rate=0.0,
-        base_batch_size=0.0,
+        base_learning_rate=0.1,
+        base_batch_size=8.0 if stream == "faulty" else 8.0 * RANKS,
         local_steps=0,
         total_steps=0,
         accumulation_steps=4,
@@ -229,16 +239,16 @@ def observations(stream: str, length: int = 320, seed: int = 3) -> list[object]:
         steps = [max(step, 0) for step in steps]
     if stream == "duplicates":
         steps = [step // 2 for step in steps]
-    made: list[object] = [declaration_of(steps[0], 0)]
+    made: list[object] = [declaration_of(stream, steps[0], 0)]
     attempt = 0
     for index, step in enumerate(steps):
         number = step
         if stream == "restart" and index >= 160:
             number = step - 60
-            if index == 160:
-                attempt = 1
-                made.append(AttemptObservation(number, attempt, RANKS))
-                made.append(declaration_of(number, attempt))
+        if stream in ("restart", "scaled") and index == 160:
+            attempt = 1
+            made.append(AttemptObservation(number, attempt, RANKS))
+            made.append(declaration_of(stream, number, attempt))
         made.append(step_of(stream, number, index, attempt, rng))
         made.append(liveness_of(stream, number, index, attempt))
         if index % 10 == 0:
@@ -329,7 +339,7 @@ def test_memory_does_not_grow_with_the_run(name, stream):
 
 
 @pytest.mark.parametrize("name", [kind for kind in CHECKS if VOCABULARY[kind].category != "learning"])
-@pytest.mark.parametrize("stream", [stream for stream in STREAMS if stream not in ("faulty", "slow")])
+@pytest.mark.parametrize("stream", [each for each in STREAMS if each not in ("faulty", "slow", "scaled")])
 def test_streams_without_a_fault_of_the_processes_give_no_verdict(name, stream):
     """Noise, NaN losses, gaps, repeated or missing steps, restarts and partial reports are no fault of synchronisation."""
     assert not [verdict for verdict in verdicts(name, stream) if verdict.firing]
@@ -338,7 +348,7 @@ def test_streams_without_a_fault_of_the_processes_give_no_verdict(name, stream):
 @pytest.mark.parametrize("name", [kind for kind in CHECKS if VOCABULARY[kind].category != "learning"])
 def test_the_faulty_stream_is_called(name):
     """The stream that has every fault of the processes makes every such check speak: the suite would notice a dead one."""
-    stream = "slow" if name in SLOW else "faulty"
+    stream = "slow" if name in SLOW else "scaled" if name in SCALED else "faulty"
     assert [verdict for verdict in verdicts(name, stream) if verdict.firing]
 
 

@@ -241,9 +241,9 @@ def test_memory_is_bounded():
 def test_the_run_shows_it():
     """The read model and the series have the scale, and the batch over it."""
     analysis = RunAnalysis("job")
-    play(analysis, Job(steps=600, sample_period=5))
+    play(analysis, Job(steps=600, sample_period=2))
     view = analysis.view()
-    assert view.gradient_noise_scale == pytest.approx(16.0, rel=0.15)
+    assert view.gradient_noise_scale == pytest.approx(64.0, rel=0.15)
     assert view.batch_over_critical == pytest.approx(32 / view.gradient_noise_scale)
     assert "gradient_noise_scale" in analysis.series_names()
 

@@ -44,6 +44,10 @@ EXPLANATIONS = (
     Explanation("rank_outlier", "missing_gradient_sync", lasting=True),
     Explanation("rank_outlier", "replica_desync", lasting=True),
     Explanation("rank_outlier", "divergent_update", lasting=True),
+    # Workers that wait for one of those that were added say nothing about the number of workers.
+    Explanation("scaling_efficiency_loss", "straggler", settle_steps=200),
+    # Gradients of the same samples agree because they are the same.
+    Explanation("batch_beyond_critical", "duplicate_shards"),
     Explanation("rank_outlier", "non_finite"),
     # A loss that is no number any more has no level to rise from.
     Explanation("divergence", "non_finite"),

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 from stallwatch.detector.checks.accumulation_mismatch import AccumulationMismatch, AccumulationMismatchConfig
+from stallwatch.detector.checks.batch_beyond_critical import BatchBeyondCritical, BatchBeyondCriticalConfig
+from stallwatch.detector.checks.communication_bound import CommunicationBound, CommunicationBoundConfig
 from stallwatch.detector.checks.contract import Check
 from stallwatch.detector.checks.divergence import DivergenceConfig
 from stallwatch.detector.checks.duplicate_shards import DuplicateShards, DuplicateShardsConfig
@@ -17,6 +19,7 @@ from stallwatch.detector.checks.learning import LEARNING_CHECKS
 from stallwatch.detector.checks.loss_spike import LossSpikeConfig
 from stallwatch.detector.checks.missing_gradient_sync import MissingGradientSync, MissingGradientSyncConfig
 from stallwatch.detector.checks.non_finite import NonFiniteConfig
+from stallwatch.detector.checks.lr_scaling_mismatch import LrScalingMismatch, LrScalingMismatchConfig
 from stallwatch.detector.checks.oscillation import OscillationConfig
 from stallwatch.detector.checks.overfitting import OverfittingConfig
 from stallwatch.detector.checks.plateau import PlateauConfig
@@ -26,6 +29,10 @@ from stallwatch.detector.checks.repeated_order import RepeatedOrder, RepeatedOrd
 from stallwatch.detector.checks.replica_desync import ReplicaDesync, ReplicaDesyncConfig
 from stallwatch.detector.checks.slow_convergence import SlowConvergenceConfig
 from stallwatch.detector.checks.straggler import Straggler, StragglerConfig
+from stallwatch.detector.checks.scaling_efficiency_loss import (
+    ScalingEfficiencyLoss,
+    ScalingEfficiencyLossConfig,
+)
 from stallwatch.detector.checks.throughput_regression import ThroughputRegression, ThroughputRegressionConfig
 from stallwatch.detector.checks.uneven_batches import UnevenBatches, UnevenBatchesConfig
 
@@ -49,6 +56,10 @@ CHECKS: dict[str, Callable[..., Any]] = {
 
 
 @dataclass(frozen=True, slots=True)
+    BatchBeyondCritical.kind: BatchBeyondCritical,
+    LrScalingMismatch.kind: LrScalingMismatch,
+    ScalingEfficiencyLoss.kind: ScalingEfficiencyLoss,
+    CommunicationBound.kind: CommunicationBound,
 class CheckConfigs:
     """The settings of every check, under its kind."""
 
@@ -73,6 +84,10 @@ class CheckConfigs:
     overfitting: OverfittingConfig = field(default_factory=OverfittingConfig)
     eval_plateau: EvalPlateauConfig = field(default_factory=EvalPlateauConfig)
 
+    batch_beyond_critical: BatchBeyondCriticalConfig = field(default_factory=BatchBeyondCriticalConfig)
+    lr_scaling_mismatch: LrScalingMismatchConfig = field(default_factory=LrScalingMismatchConfig)
+    scaling_efficiency_loss: ScalingEfficiencyLossConfig = field(default_factory=ScalingEfficiencyLossConfig)
+    communication_bound: CommunicationBoundConfig = field(default_factory=CommunicationBoundConfig)
     @staticmethod
     def names() -> tuple[str, ...]:
         """All kinds that are checked."""
