@@ -44,18 +44,25 @@ class Columns:
     gradient_fingerprint: np.ndarray
     micro_batches: np.ndarray
     input_fingerprint: np.ndarray
+    optimizer_steps: np.ndarray
+    produced_fingerprint: np.ndarray
+    gradient_lag: np.ndarray
+    gradient_scale: np.ndarray
+    parameters_before: np.ndarray
+    parameters_after: np.ndarray
+    rates: np.ndarray
+    """Factors of the learning rate. The five before it are unknown unless `probed` is among the faults."""
     learning_rate: float = 0.1
 
     def block(self, rank: int, low: int, high: int) -> StepBlock:
         """Rows [low, high) of one rank."""
         rows = slice(low, high)
-        count = len(self.step[rows])
         return StepBlock(
             step=self.step[rows].astype(np.int64),
             loss_sum=self.loss_sum[rows, rank].copy(),
             samples=self.samples[rows, rank].copy(),
             micro_batches=self.micro_batches[rows, rank].copy(),
-            learning_rate=np.full((count, 1), self.learning_rate),
+            learning_rate=(self.learning_rate * self.rates[rows, rank])[:, None],
             step_seconds=self.step_seconds[rows, rank].copy(),
             input_seconds=self.input_seconds[rows, rank].copy(),
             forward_seconds=self.forward_seconds[rows, rank].copy(),
@@ -65,9 +72,23 @@ class Columns:
             ddp_iteration=self.ddp_iteration[rows, rank].copy(),
             collectives=self.collectives[rows, rank].copy(),
             gradient_fingerprint=self.gradient_fingerprint[rows, rank].copy(),
-            optimizer_steps=np.ones(count, np.int64),
+            optimizer_steps=self.optimizer_steps[rows, rank].copy(),
             input_fingerprint=self.input_fingerprint[rows, rank].copy(),
+            produced_fingerprint=self.produced_fingerprint[rows, rank].copy(),
+            gradient_lag=self.gradient_lag[rows, rank].copy(),
+            gradient_scale=self.gradient_scale[rows, rank].copy(),
+            parameters_before=self.parameters_before[rows, rank].copy(),
+            parameters_after=self.parameters_after[rows, rank].copy(),
         )
+
+
+def probed(columns: Columns) -> None:
+    """No fault: what agents tell of gradients and parameters around a healthy step. Comes before the faults that edit it."""
+    columns.produced_fingerprint[:] = columns.gradient_fingerprint
+    columns.gradient_lag[:] = 0
+    columns.gradient_scale[:] = 1.0
+    columns.parameters_before[:] = 2 * columns.step[:, None]
+    columns.parameters_after[:] = 2 * columns.step[:, None] + 1
 
 
 Fault = Callable[[Columns], None]
@@ -131,6 +152,13 @@ class Job:
             gradient_fingerprint=np.repeat(rng.integers(0, 1 << 60, (self.steps, 1)), self.ranks, axis=1),
             micro_batches=np.ones(shape, np.int64),
             input_fingerprint=np.random.default_rng((self.seed, 7)).integers(0, 1 << 32, shape),
+            optimizer_steps=np.ones(shape, np.int64),
+            produced_fingerprint=np.full(shape, -1, np.int64),
+            gradient_lag=np.full(shape, -1, np.int64),
+            gradient_scale=np.full(shape, np.nan),
+            parameters_before=np.full(shape, -1, np.int64),
+            parameters_after=np.full(shape, -1, np.int64),
+            rates=np.ones(shape),
         )
         for fault in self.faults:
             fault(made)
@@ -168,6 +196,9 @@ class Job:
         rng = np.random.default_rng((self.seed, step))
         shared = rng.integers(0, 1 << 63, (2, len(BLOCKS)), dtype=np.uint64)
         own = np.random.default_rng((self.seed, step, rank))
+        # The noise scale is twice the batch of all ranks, however many there are.
+        signal = 4.0 / (1 + 2 * self.ranks)
+        averaged = signal + (4.0 - signal) / self.ranks
         record = SampledRecord(
             step=step,
             local_gradient_square=float(4.0 * own.lognormal(0, 0.1)),
@@ -197,9 +228,6 @@ class Job:
                     if self.sample_period
                     else ()
                 )
-        # The noise scale is twice the batch of all ranks, however many there are.
-        signal = 4.0 / (1 + 2 * self.ranks)
-        averaged = signal + (4.0 - signal) / self.ranks
                 batch = RankBatch(
                     sequence=self.sequence[rank], steps=made.block(rank, low, high), samples=samples
                 )

@@ -82,15 +82,16 @@ def step_of(stream: str, step: int, index: int, attempt: int, rng: np.random.Gen
     prints = np.full(count, 1000 + step, np.int64)
     inputs = 7919 * step + 104_729 * np.array(ranks, np.int64)
     samples, micro_batches = np.full(count, 8.0), 4
+    lags, rates = np.zeros(count, np.int64), np.full(count, 0.1)
     advance = step + 1
     if stream == "faulty" and index >= 120:
         # Ranks 2 and 3 get the same samples, so that they have the same gradients without any averaging.
         prints = prints + np.minimum(np.arange(count), 2)
         own[1, 0] += 0.2
         sync[1:] += 0.2
-        advance = 121
         # The exchange takes longer than everything else.
         sync += 0.5
+        advance = 121
         loss *= 1 + (index - 120) / 20
         # All get their samples again every 25 steps, and the last rank more of them than the others.
         inputs = 7919 * (step % 25) + 104_729 * np.minimum(np.array(ranks, np.int64), 2)
@@ -98,13 +99,15 @@ def step_of(stream: str, step: int, index: int, attempt: int, rng: np.random.Gen
         loss[-1] *= 2
         loss[1] *= 1.5
         micro_batches = 2
+        # The last rank's learning rate is another, and the first applies the gradient of the step before.
+        rates[-1], lags[0] = 0.3, 1
     if stream == "slow" and index >= 150:
         own[0] += 0.5
+    if stream == "scaled" and attempt:
+        own[1] += 0.6
     seconds = own.sum(axis=0) + sync
     if stream == "unknown":
         prints[:] = inputs[:] = -1
-    if stream == "scaled" and attempt:
-        own[1] += 0.6
         own[:] = np.nan
         sync[:] = np.nan
         seconds[:] = np.nan
@@ -130,6 +133,8 @@ def step_of(stream: str, step: int, index: int, attempt: int, rng: np.random.Gen
         sync_expected=True,
         parallelism=Parallelism.DATA_PARALLEL,
         input_fingerprint=inputs,
+        gradient_lag=lags,
+        learning_rate_sums=rates,
     )
 
 
@@ -139,8 +144,12 @@ def sample_of(
     """One sampled step of a stream."""
     prints = np.full((RANKS, 3), 7 + step, np.uint64)
     parameters = prints + np.uint64(1)
+    updates = np.full(RANKS, 0.04)
     if stream == "faulty" and index >= 120:
+        # Parameters stay where they are, and on one rank they are others.
+        parameters[:] = 8
         parameters[2, 1] += np.uint64(5)
+        updates[:] = 0.0
     squares = np.full(RANKS, 4.0) * (1 + 0.1 * rng.random(RANKS))
     # Gradients are mostly noise; in the faulty stream there is next to none.
     averaged = squares.mean() * (0.95 if stream == "faulty" else 0.3)
@@ -159,7 +168,7 @@ def sample_of(
         parameter_ranks=tuple(range(RANKS)),
         local_gradient_square=squares,
         reduced_gradient_square=np.full(RANKS, averaged),
-        update_square=squares / 100,
+        update_square=updates,
         parameter_square=np.full(RANKS, 100.0),
         samples=np.full(RANKS, 8.0),
         optimizer_state_step=np.full(RANKS, step, np.int64),

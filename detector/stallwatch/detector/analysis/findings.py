@@ -29,6 +29,12 @@ class Explanation:
 EXPLANATIONS = (
     # Replicas that took steps on their own gradients differ from then on, also after synchronisation is back.
     Explanation("replica_desync", "missing_gradient_sync", lasting=True),
+    # So do those that were updated differently, or of which one applied an old gradient.
+    Explanation("replica_desync", "divergent_update", lasting=True),
+    Explanation("replica_desync", "stale_gradient", lasting=True),
+    # An old gradient on one rank is another one than the others', and a gradient that was not averaged may be skipped alone.
+    Explanation("divergent_update", "stale_gradient"),
+    Explanation("divergent_update", "missing_gradient_sync"),
     # Everybody waits for a rank that is gone, and nobody is slow while nobody moves.
     Explanation("hang", "rank_lost"),
     Explanation("straggler", "rank_lost", settle_steps=100),
@@ -38,16 +44,16 @@ EXPLANATIONS = (
     Explanation("throughput_regression", "input_bound", settle_steps=200),
     Explanation("throughput_regression", "rank_lost", settle_steps=200),
     Explanation("throughput_regression", "hang", settle_steps=200),
+    # Workers that wait for one of those that were added say nothing about the number of workers.
+    Explanation("scaling_efficiency_loss", "straggler", settle_steps=200),
+    # Gradients of the same samples agree because they are the same.
+    Explanation("batch_beyond_critical", "duplicate_shards"),
     # Who does not synchronise keeps nobody waiting in order, and the same mistake costs time.
     Explanation("straggler", "missing_gradient_sync", settle_steps=100),
     # Replicas that go their own ways have losses and gradients of their own, too.
     Explanation("rank_outlier", "missing_gradient_sync", lasting=True),
     Explanation("rank_outlier", "replica_desync", lasting=True),
     Explanation("rank_outlier", "divergent_update", lasting=True),
-    # Workers that wait for one of those that were added say nothing about the number of workers.
-    Explanation("scaling_efficiency_loss", "straggler", settle_steps=200),
-    # Gradients of the same samples agree because they are the same.
-    Explanation("batch_beyond_critical", "duplicate_shards"),
     Explanation("rank_outlier", "non_finite"),
     # A loss that is no number any more has no level to rise from.
     Explanation("divergence", "non_finite"),
@@ -99,7 +105,8 @@ class FindingBook:
                 self._resolve(now, kind, verdict.step)
             return None
         if kind in self.active:
-            self._update(verdict)
+            if not (self._is_raised(verdict) and self._is_explained(verdict)):
+                self._update(verdict)
             return None
         waiting = self.withheld.get(kind)
         since = waiting.from_step if waiting else verdict.step
@@ -179,6 +186,11 @@ class FindingBook:
             if explanation.lasting and ends >= self.explained_since.get(explanation.cause, np.inf):
                 return True
         return False
+
+    def _is_raised(self, verdict: Verdict) -> bool:
+        """Whether the finding would become more severe than it is."""
+        severity = verdict.severity or VOCABULARY[verdict.kind].severity
+        return severity.rank > Severity(self.active[verdict.kind].severity).rank
 
     def _open(self, now: float, verdict: Verdict) -> Finding:
         kind = verdict.kind

@@ -46,3 +46,36 @@ def differing_blocks(prints: NDArray[np.uint64], excluded: frozenset[int]) -> ND
         if block < differ.size:
             differ[block] = False
     return np.flatnonzero(differ)
+
+
+def majority_of_blocks(ranks: tuple[int, ...], prints: NDArray[np.uint64]) -> tuple[int, ...]:
+    """The minority of ranks where a majority holds the same, in blocks that all of them have (0 is none); else nobody.
+
+    >>> import numpy as np
+    >>> majority_of_blocks((0, 1, 2), np.array([[7], [5], [7]], np.uint64))
+    (1,)
+    >>> majority_of_blocks((0, 1, 2), np.array([[0], [5], [0]], np.uint64))
+    ()
+    >>> majority_of_blocks((0, 1, 2), np.array([[6], [5], [7]], np.uint64))
+    ()
+    """
+    who = deviating(ranks, prints)
+    if len(who) == len(ranks) or not prints.all():
+        return ()
+    return who
+
+
+def all_known(prints: Prints) -> bool:
+    """Whether every rank has taken a fingerprint (-1 is none), and more than one did."""
+    return prints.size > 1 and bool((prints != -1).all())
+
+
+def disagree(prints: NDArray[np.int64]) -> bool:
+    """Whether fingerprints that were taken (-1 is none) are not all the same.
+
+    >>> import numpy as np
+    >>> disagree(np.array([4, -1, 4])), disagree(np.array([4, 5])), disagree(np.array([-1, 5]))
+    (False, True, False)
+    """
+    known = prints[prints != -1]
+    return known.size > 1 and bool((known != known[0]).any())

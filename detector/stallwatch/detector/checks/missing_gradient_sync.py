@@ -8,7 +8,13 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from stallwatch.detector.checks.majority import deviating, differing_blocks
+from stallwatch.detector.checks.majority import (
+    all_known,
+    deviating,
+    differing_blocks,
+    disagree,
+    majority_of_blocks,
+)
 from stallwatch.detector.checks.missing_gradient_sync_words import (
     BYPASSED,
     DIFFERING,
@@ -18,6 +24,7 @@ from stallwatch.detector.checks.missing_gradient_sync_words import (
     UNWRAPPED,
     Words,
 )
+from stallwatch.detector.checks.step_shift import StepShift
 from stallwatch.detector.core.inputs import Parallelism
 from stallwatch.detector.core.observations import AttemptObservation, StepObservation
 from stallwatch.detector.core.sampled import SampledObservation
@@ -25,6 +32,7 @@ from stallwatch.detector.core.verdicts import EvidenceValue, Severity, Verdict
 
 _PARTS = (PARTIAL, SCATTERED)
 _REMEMBERED = 8
+_EDITS_REMEMBERED = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +81,10 @@ class MissingGradientSync:
     collectives stands still (the reduction never finished, as after `torch.autograd.grad` or an unused parameter). Equal
     fingerprints acquit, whatever the counters say. Sampled per-block fingerprints find single parameters that are left out.
 
+    What the last backward left is fingerprinted, too: where that is equal on all ranks and what the optimizers saw is not,
+    gradients were averaged, and edited afterwards (`divergent_update`) or exchanged for old ones (`stale_gradient`). Nor are
+    fingerprints compared once a rank has skipped a step: its step numbers are then those of other iterations.
+
     It cannot see a gradient that was averaged wrongly but equally on all ranks, nor judge sharded or deliberately local
     training, nor steps whose loss is not a number. Signals measured in docs/research/distributed.md, rows 1, 2, 5, 9, 27.
     """
@@ -100,6 +112,11 @@ class MissingGradientSync:
     good_steps: int = 0
     differing: list[int] = field(default_factory=list)
     """The latest steps on which fingerprints differed."""
+    shift: StepShift = field(default_factory=StepShift)
+    edited: list[int] = field(default_factory=list)
+    """The latest steps on which gradients were averaged and yet differed at the optimizers."""
+    knows_produced: bool = False
+    """Whether every rank has told what the latest step's backward left."""
     broken: bool = False
     """Whether the loss of the latest step was no number."""
     agreed_sample: int = -1
@@ -132,29 +149,49 @@ class MissingGradientSync:
     def _step(self, step: StepObservation) -> Verdict | None:
         if self.first_step < 0:
             self.first_step = step.step
+        self.shift.update(step)
         stopped, never, counted = self._count(step)
         self.broken = bool((~np.isfinite(step.loss_sum) & (step.samples > 0)).any())
         if self.broken:
             # Bits of a NaN need not agree; the loss says what is wrong here.
             return None
+        self.knows_produced = all_known(step.produced_fingerprint)
         taken = step.gradient_fingerprint != -1
         prints = step.gradient_fingerprint[taken]
         if prints.size >= 2:
-            if (prints == prints[0]).all():
-                self.agreed_steps += 1
+            if self._is_averaged(step):
                 return self._good(step.step)
-            self.differing = [*self.differing[1 - _REMEMBERED :], step.step]
             ranks = deviating(tuple(step.ranks[i] for i in np.flatnonzero(taken)), prints)
-            if step.parallelism is Parallelism.UNWRAPPED and not self.agreed_steps:
-                return self._bad(step.step, UNWRAPPED, ranks)
-            needed = 1 if stopped and not never else self.config.consecutive_steps
-            return self._bad(step.step, stopped or DIFFERING, ranks, needed=needed)
+            return self._differ(step, ranks, stopped, never=never)
         if stopped and step.sync_expected:
             needed = self.config.never_steps if never else self.config.consecutive_steps
             return self._bad(
                 step.step, stopped, step.ranks, needed=needed, since=self.first_step if never else -1
             )
         return self._good(step.step) if counted and not stopped else None
+
+    def _differ(
+        self, step: StepObservation, ranks: tuple[int, ...], stopped: str, *, never: bool
+    ) -> Verdict | None:
+        """Ranks see different gradients: are they those of the same iteration?"""
+        if self.shift.apart:
+            return None
+        self.differing = [*self.differing[1 - _REMEMBERED :], step.step]
+        if step.parallelism is Parallelism.UNWRAPPED and not self.agreed_steps:
+            return self._bad(step.step, UNWRAPPED, ranks)
+        needed = 1 if stopped and not never else self.config.consecutive_steps
+        return self._bad(step.step, stopped or DIFFERING, ranks, needed=needed)
+
+    def _is_averaged(self, step: StepObservation) -> bool:
+        """Whether gradients agree, as the optimizers saw them or as the last backward left them."""
+        if not disagree(step.gradient_fingerprint):
+            self.agreed_steps += 1
+            self.shift.accept()
+            return True
+        edited = self.knows_produced and not disagree(step.produced_fingerprint) and not self.shift.apart
+        if edited:
+            self.edited = [*self.edited[1 - _EDITS_REMEMBERED :], step.step]
+        return edited
 
     def _count(self, step: StepObservation) -> tuple[str, bool, bool]:
         """What the counters say of this step, and their baselines for the next.
@@ -249,6 +286,8 @@ class MissingGradientSync:
         if not blocks.size:
             self.agreed_sample = sample.step
             return self._resolve(sample.step) if self.firing and self.form == PARTIAL else None
+        if self.shift.apart or self._is_edited(sample, blocks):
+            return None
         told = self.firing and (self.form not in _PARTS or self.layers)
         if told or self.bad_steps or self.broken or np.isinf(sample.reduced_gradient_square).any():
             # The steps themselves tell it better, or the numbers are none.
@@ -265,6 +304,17 @@ class MissingGradientSync:
         return self._verdict(
             sample.step, error=error, share=blocks.size / sample.gradient_fingerprints.shape[1]
         )
+
+    def _is_edited(self, sample: SampledObservation, blocks: NDArray[np.int64]) -> bool:
+        """Whether gradients differ for what was done to them after they had been averaged."""
+        recently = sample.step - self.config.scattered_steps
+        if any(step > recently for step in self.edited) and not any(
+            step > recently for step in self.differing
+        ):
+            return True
+        # What is not averaged differs on every rank; a majority that agrees has been given an average.
+        prints = sample.gradient_fingerprints[:, blocks]
+        return self.knows_produced and bool(majority_of_blocks(sample.gradient_ranks, prints))
 
     def _verdict(self, step: int, error: float = 0.0, share: float = 1.0) -> Verdict:
         words = Words(

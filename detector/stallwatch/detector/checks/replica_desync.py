@@ -7,12 +7,14 @@ from typing import ClassVar
 
 import numpy as np
 
-from stallwatch.detector.checks.majority import deviating, differing_blocks
+from stallwatch.detector.checks.majority import deviating, differing_blocks, disagree
 from stallwatch.detector.checks.wording import names_text, ranks_text
 from stallwatch.detector.core.inputs import Parallelism
 from stallwatch.detector.core.observations import AttemptObservation, StepObservation
 from stallwatch.detector.core.sampled import SampledObservation
-from stallwatch.detector.core.verdicts import Verdict
+from stallwatch.detector.core.verdicts import Severity, Verdict
+
+PARAMETERS, BUFFERS = "parameters", "buffers"
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,22 +23,28 @@ class ReplicaDesyncConfig:
 
     resolve_samples: int = 2
     """Sampled steps in a row with equal parameters that resolve the finding."""
+    buffer_samples: int = 2
+    """Sampled steps in a row with differing buffers before that is told."""
 
     def __post_init__(self) -> None:
-        if self.resolve_samples < 1:
-            raise ValueError(f"resolve_samples must be at least 1, not {self.resolve_samples}")
+        for name in ("resolve_samples", "buffer_samples"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
 
 
 @dataclass(slots=True)
 class ReplicaDesync:
     """Finds replicas whose parameters are not bit for bit the same: between which steps, which ranks, which blocks.
 
-    Parameters are compared on sampled steps only, so the onset is known as an interval: after the last sampled step with
-    equal parameters, up to the first with differing ones. Equal gradients do not help replicas that differ: nothing in DDP
-    brings them together again.
+    All parameters are compared on sampled steps only, so the onset is known as an interval: after the last sampled step with
+    equal parameters, up to the first with differing ones; where all of the model differs, a few parameters that are compared
+    at every step name the step. Equal gradients do not help replicas that differ: nothing in DDP brings them together again.
 
-    It cannot tell a bit flip from a weight that a script changed, and does not judge buffers, which may differ by design;
-    sharded and deliberately local training are left alone, and blocks with a NaN are not compared.
+    Buffers (running statistics) are read right after DDP has broadcast those of rank 0. Where they differ even then, nobody
+    broadcasts them, which may be meant: that is told as `info`, when it lasts.
+
+    It cannot tell a bit flip from a weight that a script changed; sharded and deliberately local training are left alone, and
+    blocks with a NaN are not compared.
     """
 
     kind: ClassVar[str] = "replica_desync"
@@ -52,7 +60,13 @@ class ReplicaDesync:
     """Steps since then on which the ranks' gradients differed."""
     broken: bool = False
     """Whether the loss of the latest step was no number."""
+    seen_step: int = -1
+    """The first step since then on which a few parameters, compared at every step, differed."""
+    buffer_samples: int = 0
+    """Sampled steps in a row with differing buffers."""
+    buffers_since: int = -1
     firing: bool = False
+    form: str = ""
     low: int = -1
     high: int = -1
     """The onset lies in [low, high]."""
@@ -69,14 +83,17 @@ class ReplicaDesync:
             self.broken = bool((~np.isfinite(observation.loss_sum) & (observation.samples > 0)).any())
             if known.size > 1 and observation.sync_expected and bool((known != known[0]).any()):
                 self.differing_gradients += 1
+            differs = disagree(observation.parameters_before) or disagree(observation.parameters_after)
+            if self.seen_step < 0 and differs and observation.sync_expected:
+                self.seen_step = observation.step
             return None
         if isinstance(observation, SampledObservation):
             return self._compare(observation)
         if isinstance(observation, AttemptObservation):
             self.first_step = observation.step
-            self.equal_step = self.low = self.high = -1
-            self.equal_samples = self.differing_gradients = 0
-            self.firing, self.named, self.layers = False, (), ()
+            self.equal_step = self.low = self.high = self.seen_step = self.buffers_since = -1
+            self.equal_samples = self.differing_gradients = self.buffer_samples = 0
+            self.firing, self.form, self.named, self.layers = False, "", (), ()
         return None
 
     def _compare(self, sample: SampledObservation) -> Verdict | None:
@@ -85,35 +102,76 @@ class ReplicaDesync:
         prints = sample.parameter_fingerprints
         blocks = differing_blocks(prints, sample.any_non_finite())
         if not blocks.size:
-            return self._equal(sample.step)
+            return self._equal(sample.step) or self._compare_buffers(sample)
         if self.broken or np.isinf(sample.parameter_square).any():
             # Bits of a NaN need not agree; the loss says what is wrong here.
             return None
         self.equal_samples = 0
         ranks = deviating(sample.parameter_ranks, prints[:, blocks])
         layers = tuple(sample.blocks[block] for block in blocks)
-        if self.firing and ranks == self.named and layers == self.layers:
+        known = self.firing and self.form == PARAMETERS
+        if known and ranks == self.named and layers == self.layers:
             return None
-        if not self.firing:
-            self.firing = True
+        share = blocks.size / prints.shape[1]
+        if not known:
+            self.firing, self.form = True, PARAMETERS
             self.low = max(self.equal_step + 1, self.first_step, 0)
             self.high = max(sample.step, self.low)
+            if self.low <= self.seen_step <= self.high:
+                self.high = self.seen_step
+                if share == 1:
+                    # What differs as a whole would have been met on any step before.
+                    self.low = self.seen_step
         self.named, self.layers = ranks, layers
-        return self._verdict(sample, blocks.size / prints.shape[1])
+        return self._verdict(sample, share)
+
+    def _compare_buffers(self, sample: SampledObservation) -> Verdict | None:
+        prints = sample.buffer_fingerprint
+        prints = prints[prints != 0]
+        if prints.size < 2 or (prints == prints[0]).all():
+            over = prints.size and self.firing and self.form == BUFFERS
+            self.buffer_samples = 0
+            return self._resolved(sample.step, "Buffers are equal again") if over else None
+        if not self.buffer_samples:
+            self.buffers_since = sample.step
+        self.buffer_samples += 1
+        if self.firing or self.buffer_samples < self.config.buffer_samples:
+            return None
+        self.firing, self.form, self.named, self.layers = True, BUFFERS, (), ()
+        return Verdict(
+            kind=self.kind,
+            firing=True,
+            step=sample.step,
+            since_step=self.buffers_since,
+            severity=Severity.INFO,
+            confidence=0.99,
+            score=float(self.buffer_samples),
+            threshold=float(self.config.buffer_samples),
+            reason=f"Buffers differ across the {prints.size} replicas since step {self.buffers_since:,}, after the point where DDP "
+            "would have made them equal: every rank keeps running statistics of its own.",
+            evidence={"form": BUFFERS, "ranks_compared": int(prints.size)},
+            advice=(
+                "If this is not meant, leave broadcast_buffers=True or use SyncBatchNorm; else evaluate and save on one rank only.",
+            ),
+        )
 
     def _equal(self, step: int) -> Verdict | None:
         self.equal_step = step
         self.equal_samples += 1
         self.differing_gradients = 0
-        if not self.firing or self.equal_samples < self.config.resolve_samples:
-            return None
+        self.seen_step = -1
+        over = self.firing and self.form == PARAMETERS and self.equal_samples >= self.config.resolve_samples
+        return self._resolved(step, "Parameters have been equal again") if over else None
+
+    def _resolved(self, step: int, what: str) -> Verdict:
+        since = (self.low + self.high) // 2 if self.form == PARAMETERS else self.buffers_since
         self.firing = False
         return Verdict(
             kind=self.kind,
             firing=False,
             step=step,
-            since_step=(self.low + self.high) // 2,
-            reason=f"Parameters have been equal again on {self.equal_samples} sampled steps, up to step {step:,}.",
+            since_step=since,
+            reason=f"{what} on {self.equal_samples} sampled steps, up to step {step:,}.",
             ranks=self.named,
             layers=self.layers,
         )
@@ -162,6 +220,7 @@ class ReplicaDesync:
             threshold=0.0,
             reason=f"Replicas differ: {who} {when}, in {part}{gradients}.",
             evidence={
+                "form": PARAMETERS,
                 "last_equal_step": self.equal_step,
                 "first_differing_step": self.high,
                 "blocks_differing": len(self.layers),
