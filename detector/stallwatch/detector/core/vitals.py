@@ -64,6 +64,14 @@ class OptimizationVitals:
     """The block with the largest share of such units, and that share."""
     saturated: tuple[str, float] = ("", NAN)
     """The activation with the largest share of saturated outputs."""
+    saturated_share: float = NAN
+    """Median over the activations that can saturate."""
+    live_zero_rows: Level = field(default_factory=Level)
+    """Like `zero_row_share`, over the matrices that get any gradient."""
+    silent_share: Level = field(default_factory=Level)
+    """Matrices that get no gradient at all."""
+    gradient_element: float = NAN
+    """Root mean square of the gradient's elements as the backward leaves them, in units of the loss scale."""
     unchanged_share: float = NAN
     """Elements that the step left as they were although they had a gradient; half precision only."""
     depth_ratio: Level = field(default_factory=Level)
@@ -80,6 +88,12 @@ class OptimizationVitals:
     """Those of them that get a gradient all the same."""
     still_since: int = -1
     """First sample at which they stood still; -1 when none does."""
+    left_blocks: tuple[str, ...] = ()
+    """Blocks that were trained once and, on all of the latest samples, got no gradient or no update while others did."""
+    left_share: float = NAN
+    """Their share of the blocks that were ever trained."""
+    left_since: int = -1
+    """First sample at which one of them rested; -1 when none does."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,8 +10,9 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from stallwatch.detector.core.verdicts import Cause
+from stallwatch.detector.core.verdicts import Cause, Severity
 from stallwatch.detector.core.vitals import Vitals
+from stallwatch.detector.core.vocabulary import VOCABULARY
 from stallwatch.detector.diagnosis.weighing import Weigh, Weighing
 
 UNDETERMINED = "undetermined"
@@ -22,6 +23,15 @@ _SHOWN = 0.05
 _MOST = 3
 _SURE = 0.6
 """Above this, one cause is given as the answer."""
+
+
+_BROKEN = 6.0
+"""What a broken invariant takes from the causes that say that nothing is wrong."""
+
+
+def is_benign(kind: str) -> bool:
+    """Whether a cause is an end of learning in order, and no fault."""
+    return VOCABULARY[kind].severity is Severity.INFO
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +48,8 @@ def rank(vitals: Vitals, causes: Mapping[str, Weigh]) -> list[Ranked]:
     Evidence that several causes share cancels out between them, and what remains below "something else" is left out.
     """
     weighed = [each for weigh in causes.values() if (each := weigh(vitals)) is not None]
-    scores = [each.score for each in weighed]
+    broken = any(each.decisive and each.score > _OTHER for each in weighed)
+    scores = [each.score - (_BROKEN if broken and is_benign(each.kind) else 0.0) for each in weighed]
     top = max([_OTHER, *scores])
     total = sum(math.exp(score - top) for score in scores) + math.exp(_OTHER - top)
     ranked = [

@@ -2,17 +2,50 @@
 
 from __future__ import annotations
 
-from stallwatch.detector.diagnosis.causes import lr_too_low, noise_floor
+from stallwatch.detector.diagnosis.causes import (
+    amp_overflow,
+    amp_underflow,
+    batch_too_small,
+    clipping_saturated,
+    dead_units,
+    exploding_gradients,
+    frozen_parameters,
+    lr_too_high,
+    lr_too_low,
+    noise_floor,
+    optimizer_starved,
+    over_regularized,
+    vanishing_gradients,
+)
 from stallwatch.detector.diagnosis.weighing import Weigh
 
 CAUSES: dict[str, Weigh] = {
     each.KIND: each.weigh
     for each in (
+        amp_overflow,
+        amp_underflow,
+        frozen_parameters,
+        dead_units,
+        vanishing_gradients,
+        exploding_gradients,
+        optimizer_starved,
+        clipping_saturated,
+        over_regularized,
         lr_too_low,
+        lr_too_high,
+        batch_too_small,
         noise_floor,
     )
 }
-STANDALONE: tuple[str, ...] = ()
+STANDALONE: tuple[str, ...] = (
+    "amp_overflow",
+    "amp_underflow",
+    "frozen_parameters",
+    "dead_units",
+    "vanishing_gradients",
+    "exploding_gradients",
+    "clipping_saturated",
+)
 """Causes that are findings of their own when their invariant is broken."""
 
 __all__ = ["CAUSES", "STANDALONE"]

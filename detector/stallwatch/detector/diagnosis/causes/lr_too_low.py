@@ -1,46 +1,53 @@
 """The learning rate is too low to use what the gradient still offers.
 
-Decided from the alignment of the new gradient with the step just taken (it still points along it: longer steps would have
-gone further), updates that are tiny against weights and against their own past, and a rate far below its peak. Not to be
-confused with `noise_floor` (the gradient no longer points anywhere), `clipping_saturated` and `optimizer_starved` (the rate
-is fine, something else shortens the steps).
+Decided from the alignment of the new gradient with the step just taken: it still points along it, so a longer step would have
+gone further. Steps that are tiny against the weights and a rate far below its peak fit, and are no evidence by themselves:
+at the planned end of a schedule both are so and nothing is wrong. Cannot be told while the cosine is within its error of
+zero. Not to be confused with `noise_floor` (the gradient no longer points anywhere), nor with `clipping_saturated`,
+`optimizer_starved` and `amp_underflow` (the rate is fine, and something else shortens the steps).
 """
 
 from __future__ import annotations
 
 from stallwatch.detector.core.vitals import Vitals
+from stallwatch.detector.diagnosis.evidence import alignment_sigma, half_underflow, inverse, is_adaptive
 from stallwatch.detector.diagnosis.weighing import Term, Weighing, log_ramp, ramp
 
 KIND = "lr_too_low"
+_END = 0.9
+"""Share of the planned steps after which a low rate is what was planned."""
 
 
 def weigh(vitals: Vitals) -> Weighing | None:
     """Evidence for and against."""
     seen, rate = vitals.optimization, vitals.rate
-    aligned = seen.alignment_mean - 2 * seen.alignment_error
+    mean, error = seen.alignment_mean, seen.alignment_error
     terms = (
         Term(
-            ramp(aligned, 0.05, 0.25, 4.0),
-            f"the gradient after a step still points along it (cosine {seen.alignment_mean:.2f} +- {seen.alignment_error:.2f})",
+            ramp(alignment_sigma(vitals), 1.5, 4.0, 2.5),
+            f"the gradient after a step still points along it (cosine {mean:.2f} +- {error:.2f})",
         ),
         Term(
-            -ramp(-seen.alignment_mean, 0.02, 0.1, 4.0),
-            f"steps overshoot (cosine {seen.alignment_mean:.2f})",
+            ramp(mean, 0.02, 0.12, 2.5),
+            f"that much of it ({mean:.2f}) would be gained by longer steps",
         ),
         Term(
-            log_ramp(1 / seen.update_ratio.now if seen.update_ratio.now > 0 else 0.0, 1e3, 1e5, 2.0),
+            -ramp(-(mean + 2 * error), -0.15, -0.03, 4.0),
+            f"the gradient does not point along the steps (cosine {mean:.2f} +- {error:.2f})",
+        ),
+        Term(
+            log_ramp(inverse(seen.update_ratio.now), 1e3, 1e5, 1.0),
             f"a step changes the weights by {seen.update_ratio.now:.2g} of their size",
         ),
         Term(
-            log_ramp(1 / rate.ratio if rate.ratio > 0 else 0.0, 10, 1000, 3.0),
-            f"the learning rate, {rate.now:.3g}, is 1/{1 / rate.ratio:.3g} of its peak"
-            if rate.ratio > 0
-            else "the learning rate is unknown",
-        ),
-        Term(
-            -log_ramp(seen.update_ratio.now, 3e-3, 3e-2, 3.0),
+            -log_ramp(seen.update_ratio.now, 2e-3, 2e-2, 3.0),
             f"steps are not small: {seen.update_ratio.now:.2g} of the weights",
         ),
+        Term(
+            log_ramp(inverse(rate.ratio), 5, 100, 2.0),
+            f"the learning rate, {rate.now:.3g}, is 1/{inverse(rate.ratio):.3g} of its peak",
+        ),
+        *_against(vitals),
     )
     if not any(term.nats for term in terms):
         return None
@@ -55,4 +62,31 @@ def weigh(vitals: Vitals) -> Weighing | None:
             "If that rate is where a schedule ended on purpose, the run is over at these settings.",
         ),
         experiment=f"run 200 steps at {3 * rate.now:.2g}, three times the rate: the loss falls at once if it was too low.",
+        since_step=rate.since if rate.ratio < 0.5 else -1,
+    )
+
+
+def _against(vitals: Vitals) -> tuple[Term, ...]:
+    """What else makes steps short, and what makes a low rate right."""
+    seen, scaling = vitals.optimization, vitals.scaling
+    total = vitals.declaration.total_steps if vitals.declaration else 0
+    clipped = 0.0 if is_adaptive(vitals) else scaling.clipped_share
+    return (
+        Term(
+            -log_ramp(inverse(scaling.clip_factor), 3, 20, 5.0) * ramp(clipped, 0.5, 0.9, 1.0),
+            f"clipping shortens the steps to {scaling.clip_factor:.2g} of what the rate asks for",
+        ),
+        Term(
+            -log_ramp(inverse(seen.effective_step.ratio), 4, 30, 5.0) * is_adaptive(vitals),
+            f"the optimizer makes {seen.effective_step.now:.2g} of a step out of the rate, {seen.effective_step.reference:.2g} before",
+        ),
+        Term(
+            -log_ramp(inverse(half_underflow(vitals)), 0.02, 0.5, 5.0)
+            * ramp(seen.zero_share.now, 0.2, 0.5, 1.0),
+            f"the gradient is lost to half precision (elements of {seen.gradient_element:.2g})",
+        ),
+        Term(
+            -2.0 * bool(total and vitals.step > _END * total),
+            f"the run is at its planned end (step {vitals.step:,} of {total:,})",
+        ),
     )

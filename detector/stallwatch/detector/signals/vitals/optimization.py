@@ -31,13 +31,29 @@ class OptimizationTracker:
     blocks: BlockTracker = field(default_factory=BlockTracker)
     worst_zero_rows: tuple[str, float] = ("", math.nan)
     saturated: tuple[str, float] = ("", math.nan)
+    saturated_share: float = math.nan
+    live_zero_rows: Trace = field(default_factory=Trace)
+    silent_share: Trace = field(default_factory=Trace)
+    gradient_element: float = math.nan
     unchanged_share: float = math.nan
 
-    def take(self, sample: SampledObservation, rate: float, trainable: int) -> None:
-        """One sampled step, the learning rate at it, and how many elements are trained (0: unknown)."""
+    def take(self, sample: SampledObservation, rate: float, trainable: int, loss_scale: float = 1.0) -> None:
+        """One sampled step.
+
+        Args:
+            sample: What was read.
+            rate: The learning rate at it.
+            trainable: Elements that are trained; 0 when unknown.
+            loss_scale: What the loss was multiplied by before the backward; NaN when unknown.
+        """
         step = sample.step
         reduced, produced = _one(sample.reduced_gradient_square), _one(sample.produced_gradient_square)
-        self.gradient_norm.add(step, math.sqrt(produced if math.isfinite(produced) else reduced))
+        # As the backward left it: in units of the loss scale, which may change by orders without meaning anything.
+        scale = loss_scale if math.isfinite(produced) and loss_scale >= 1 else 1.0
+        norm = math.sqrt(produced if math.isfinite(produced) else reduced)
+        self.gradient_norm.add(step, norm / scale)
+        if trainable > 0 and math.isfinite(norm):
+            self.gradient_element = norm / math.sqrt(trainable)
         # Sharded ranks hold parts: their squares add up, and so do the blocks'.
         blocks_weight, blocks_update = (
             over_ranks(sample, sample.parameter_squares),
@@ -56,6 +72,7 @@ class OptimizationTracker:
         self._zeros(sample)
         if sample.saturated_shares:
             self.saturated = max(sample.saturated_shares.items(), key=lambda item: item[1])
+            self.saturated_share = float(np.median(list(sample.saturated_shares.values())))
         if sample.unchanged_share.size:
             self.unchanged_share = _one(sample.unchanged_share)
 
@@ -78,6 +95,19 @@ class OptimizationTracker:
             self.zero_row_share.add(sample.step, float(np.nanmean(rows)))
             worst = int(np.nanargmax(rows))
             self.worst_zero_rows = (sample.blocks[worst], float(rows[worst]))
+            self._units(sample, rows)
+
+    def _units(self, sample: SampledObservation, rows: NDArray[np.float64]) -> None:
+        """Units without a gradient, apart from matrices that get none at all: those may be cut off as a whole."""
+        gradient = over_ranks(sample, sample.gradient_squares)
+        if gradient.size != rows.size:
+            return
+        # A matrix that the backward did not reach has no rows told: it counts from when it was one.
+        known = np.isfinite(rows)
+        live = known & (gradient > 0)
+        if live.any():
+            self.live_zero_rows.add(sample.step, float(rows[live].mean()))
+        self.silent_share.add(sample.step, 1.0 - float(live.sum() / known.sum()))
 
     def turn(self, direction: DirectionObservation) -> None:
         """Where the gradient after a sampled step points."""
@@ -86,7 +116,7 @@ class OptimizationTracker:
 
     def vitals(self, until: float) -> OptimizationVitals:
         """All levels, with the reference before step `until`."""
-        still = self.blocks.standing()
+        still, left = self.blocks.standing(), self.blocks.left()
         names = self.blocks.names
         mean, error = self.alignment.mean_and_error()
         with_gradient = self.blocks.with_gradient
@@ -104,6 +134,10 @@ class OptimizationTracker:
             zero_row_share=self.zero_row_share.level(until),
             worst_zero_rows=self.worst_zero_rows,
             saturated=self.saturated,
+            saturated_share=self.saturated_share,
+            live_zero_rows=self.live_zero_rows.level(until),
+            silent_share=self.silent_share.level(until),
+            gradient_element=self.gradient_element,
             unchanged_share=self.unchanged_share,
             depth_ratio=self.depth_ratio.level(until),
             blocks=names,
@@ -113,6 +147,9 @@ class OptimizationTracker:
             still_with_gradient=tuple(
                 names[index] for index in still if index < len(with_gradient) and with_gradient[index]
             ),
+            left_blocks=tuple(names[index] for index in left),
+            left_share=len(left) / sum(self.blocks.moved) if any(self.blocks.moved) else math.nan,
+            left_since=min((self.blocks.resting_from[index] for index in left), default=-1),
             still_since=min((self.blocks.still_from[index] for index in still), default=-1),
         )
 

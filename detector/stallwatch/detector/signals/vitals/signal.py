@@ -102,7 +102,7 @@ class VitalsSignal:
 
     def _sample(self, sample: SampledObservation) -> Iterable[Vitals]:
         trainable = self.declaration.trainable_parameters if self.declaration else 0
-        self.optimization.take(sample, self.rate.tracker.current, trainable)
+        self.optimization.take(sample, self.rate.tracker.current, trainable, self.scales.loss_scale)
         self.data.sample(sample)
         known = sample.optimizer_state_step[sample.optimizer_state_step >= 0]
         if known.size:

@@ -1,0 +1,69 @@
+"""Quantities that several causes are weighed by."""
+
+from __future__ import annotations
+
+import math
+
+from stallwatch.detector.core.vitals import Vitals
+
+HALF_QUANTUM = 2.0**-24
+"""The smallest number of half precision (float16): what is below half of it is 0."""
+_ADAPTIVE = (
+    "adam",
+    "rmsprop",
+    "adagrad",
+    "adadelta",
+    "lamb",
+    "lion",
+    "adafactor",
+    "novograd",
+    "muon",
+    "sophia",
+)
+_RISE = 1.3
+
+
+def is_adaptive(vitals: Vitals) -> bool:
+    """Whether the optimizer divides by its own measure of the gradient, so that a constant factor on it changes nothing."""
+    name = vitals.declaration.optimizer.lower() if vitals.declaration else ""
+    return any(word in name for word in _ADAPTIVE)
+
+
+def alignment_sigma(vitals: Vitals) -> float:
+    """How sure the sign of the alignment is, in standard errors; NaN when unknown."""
+    seen = vitals.optimization
+    if not seen.alignment_error > 0:
+        return math.nan
+    return seen.alignment_mean / seen.alignment_error
+
+
+def step_power(vitals: Vitals) -> float:
+    """Norm of the gradient times that of a step, over the loss: the most that one step can change the loss, to first order,
+    as a share of it."""
+    seen, loss = vitals.optimization, vitals.loss
+    if loss is None or not loss.level > 0:
+        return math.nan
+    return seen.gradient_norm.now * seen.update_ratio.now * seen.weight_norm.now / loss.level
+
+
+def half_underflow(vitals: Vitals) -> float:
+    """The typical element of the gradient, as the backward computes it, in units of the smallest number of half precision."""
+    return vitals.optimization.gradient_element / HALF_QUANTUM
+
+
+def raised_from(vitals: Vitals) -> float:
+    """Factor of the latest jump of the learning rate when it went up, and the loss has not been better since; else NaN."""
+    rate, loss = vitals.rate, vitals.loss
+    if rate.since < 0 or not rate.before > 0 or not rate.now >= _RISE * rate.before or loss is None:
+        return math.nan
+    return rate.now / rate.before
+
+
+def stopped(vitals: Vitals) -> bool:
+    """Whether the loss no longer falls."""
+    return vitals.loss is not None and vitals.loss.state in ("plateau", "slow", "oscillating", "diverging")
+
+
+def inverse(value: float) -> float:
+    """One over a value above 0; NaN otherwise."""
+    return 1 / value if value > 0 else math.nan
