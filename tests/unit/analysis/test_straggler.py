@@ -158,7 +158,7 @@ def test_all_ranks_slow_is_nobody_s_fault():
     def everywhere(columns):
         columns.input_seconds[columns.step >= FROM] += 0.1
 
-    assert kinds(analyze(Job(steps=300, faults=(everywhere,), sample_period=0))) == set()
+    assert kinds(analyze(Job(steps=300, faults=(everywhere,), sample_period=0))) == {"input_bound"}
 
 
 def test_ranks_that_take_turns_are_not_named():

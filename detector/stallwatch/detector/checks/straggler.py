@@ -37,7 +37,7 @@ class Straggler:
     of how long a thread waited for a CPU tells that apart: what it explains has to last for half a minute, what it does not
     explain need not wait; and every excess has to outlast those of its size that this run has seen go away.
 
-    It cannot see a slow rank among ranks that are all slow in turn (that is noise, or uneven data), excesses below 3 % of the
+    It cannot see a slow rank among ranks that are all slow in turn (that is noise, or uneven data), excesses below 5 % of the
     step, nor tell a slow link from a slow process when only the wait shows it. Statistics after "Stragglers and comm
     stalls" in docs/research/science.md; leave-one-out slowdown after Lin et al., arXiv 2505.05713.
     """
@@ -111,7 +111,8 @@ class Straggler:
         self.past = [*self.past[1 - kept :], look.excess.astype(np.float32)]
         self.past_steps = [*self.past_steps[1 - kept :], look.steps]
         self.noise.learn(self.means, config.windows, look.step_seconds)
-        error = self.noise.of_block(look.error / config.windows**0.5, look.step_seconds)
+        latest = np.stack(self.means[-config.windows :])
+        error = self.noise.of_block(look.error / config.windows**0.5, latest, look.step_seconds)
         self.suspects.follow(look, config)
         self._suspect(standing(self.means, self.leads, look, error, config), look)
         self.suspects.settle(step, self.waits, config)

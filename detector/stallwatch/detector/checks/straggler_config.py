@@ -18,11 +18,12 @@ class StragglerConfig:
     """Windows in a row over which a rank must stand out, at least."""
     longest_windows: int = 18
     """Where steps are noisy, so many windows together may show what fewer do not."""
-    excess_share: float = 0.03
-    """What the others lose to it, at least, as a share of the step."""
+    excess_share: float = 0.05
+    """What the others lose to it, at least, as a share of the step: machines of one kind differ lastingly by one or two percent,
+    and the slowest of a few by twice that."""
     excess_seconds: float = 0.0005
     """... and in seconds: below that it is the scheduler of the machine."""
-    z: float = 5.0
+    z: float = 6.0
     """How many standard errors it must stand out by, over ranks and over windows, in a job of eight ranks: see `bar`."""
     lead_share: float = 0.7
     """Share of the steps on which it must be behind the median of the others."""
@@ -62,7 +63,7 @@ class StragglerConfig:
         """Standard errors asked for among so many ranks: a normal tail as rare over all of them as `z` is over eight.
 
         >>> round(StragglerConfig().bar(4), 2), round(StragglerConfig().bar(16384), 2)
-        (5.0, 6.34)
+        (6.0, 7.16)
         """
         return math.sqrt(self.z**2 + 2 * math.log(max(ranks, _PAIR) / _PAIR))
 

@@ -146,8 +146,8 @@ class Suspects:
                 for phase, new in enumerate(look.phases[:, rank].tolist()):
                     suspect.phases[phase] += weight * (new - suspect.phases[phase])
             if suspect.quiet >= (config.resolve_windows if suspect.named else max(config.windows // 2, 2)):
-                if not suspect.named:
-                    self.spells.add(suspect.share, suspect.seconds)
+                # One that was named and went away by itself is one to be slow to believe again, too.
+                self.spells.add(suspect.share, suspect.seconds)
                 del self.by_rank[rank]
 
     def settle(self, step: int, waits: CpuWaits, config: StragglerConfig) -> None:

@@ -22,6 +22,8 @@ _COLUMNS = 6
 PHASES = ("input", "compute", "optimizer")
 _LEARNED_BLOCKS = 32
 _ENOUGH_BLOCKS = 4
+_LATEST_BLOCKS = 2
+_OF_BLOCK = 8
 _UNKNOWN_FACTOR = 1.5
 """Windows differ more than the steps within them say, up to so much on machines measured, until a run has shown how much."""
 
@@ -180,8 +182,9 @@ class Noise:
 
     windows: int = 0
     """Windows since the latest comparison."""
-    differences: list[float] = field(default_factory=list)
-    """Median over ranks of the difference between two blocks of windows, as a share of the step."""
+    differences: list[list[float]] = field(default_factory=list)
+    """Of each pair of blocks, oldest first: the differences of at most eight ranks, or quantiles of them over all ranks, as
+    shares of the step."""
 
     def learn(self, past: list[NDArray[np.float64]], block: int, step_seconds: float) -> None:
         """A window has been added to `past`; blocks that follow one another are compared."""
@@ -190,18 +193,31 @@ class Noise:
             return
         self.windows = 0
         now, before = np.mean(past[-block:], axis=0), np.mean(past[-2 * block : -block], axis=0)
-        change = np.abs(now - before)
+        change = np.abs(now - before) / step_seconds
         change = change[np.isfinite(change)]
+        if change.size > _OF_BLOCK:
+            change = np.quantile(change, (np.arange(_OF_BLOCK) + 0.5) / _OF_BLOCK)
         if change.size:
-            self.differences = [
-                *self.differences[1 - _LEARNED_BLOCKS :],
-                float(np.median(change)) / step_seconds,
-            ]
+            self.differences = [*self.differences[1 - _LEARNED_BLOCKS :], change.tolist()]
 
-    def of_block(self, within: float, step_seconds: float) -> float:
-        """Standard error of the mean of a block; `within` is what the spread inside windows says of it."""
-        if len(self.differences) < _ENOUGH_BLOCKS:
-            return _UNKNOWN_FACTOR * within
-        learned = SIGMA * float(np.median(self.differences)) / 2**0.5 * step_seconds
+    def of_block(self, within: float, latest: NDArray[np.float64], step_seconds: float) -> float:
+        """Standard error of the mean of a block.
+
+        Args:
+            within: What the spread inside windows says of it.
+            latest: Means of the windows of the latest block, shape (windows, ranks).
+            step_seconds: Length of a step now.
+        """
+        # What begins now must not count as noise, and with two ranks it is half of all that is seen.
+        older = [value for each in self.differences[:-_LATEST_BLOCKS] for value in each]
+        if len(self.differences) < _ENOUGH_BLOCKS + _LATEST_BLOCKS:
+            # Steps that follow one another slowly differ little within a window, and windows then differ more.
+            complete_ones = latest[:, np.isfinite(latest).all(axis=0)]
+            spread = complete_ones.std(axis=0) if complete_ones.size else np.zeros(1)
+            between = float(np.median(spread)) / max(len(latest) - 1, 1) ** 0.5
+            return _UNKNOWN_FACTOR * max(within, between)
+        # The tails of what is usual count as well as its middle: 0.9 of a normal distribution's lie within 1.645.
+        middle, tail = np.quantile(older, (0.5, 0.9)).tolist()
+        learned = max(SIGMA * middle, tail / 1.645) / 2**0.5 * step_seconds
         # Few blocks may agree by chance.
-        return max(learned, 0.7 * within)
+        return float(max(learned, 0.7 * within))
