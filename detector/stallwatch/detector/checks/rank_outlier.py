@@ -23,6 +23,7 @@ _MEDIAN_ERROR = 1.2533
 """Standard error of a median, in those of the mean."""
 _BLOCKS = 5
 _KEPT_NORMS = 12
+_KEPT_MEANS = 6
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +40,7 @@ class RankOutlierConfig:
     """How many robust standard deviations over ranks, and over steps, it must be off by."""
     loss_share: float = 0.03
     """... and by how much of the loss."""
-    few_loss_share: float = 0.10
+    few_loss_share: float = 0.06
     """The same with fewer than 8 ranks."""
     pair_loss_share: float = 0.5
     """The same with two ranks, which can only be told to differ."""
@@ -51,7 +52,7 @@ class RankOutlierConfig:
     norm_ratio: float = 1.3
     """Of a rank's norm to that of the others, at least; with fewer than 8 ranks its cube, with two its sixth power."""
     range_factor: float = 4.0
-    """With fewer than 8 ranks, it must be off by so many times the range of all others."""
+    """With fewer than 8 ranks, it must be off by so many times the range of all others, and their spread of late."""
     spike_ratio: float = 30.0
     """A norm so many times that of the others and its own is a spike; ..."""
     spikes: int = 3
@@ -111,6 +112,8 @@ class RankOutlier:
     past: Matrix = field(default_factory=lambda: np.zeros((0, 0)))
     """Excess of each rank at the steps of the window before, for finding where it began; empty for large worlds."""
     past_numbers: list[int] = field(default_factory=list)
+    means: list[NDArray[np.float64]] = field(default_factory=list)
+    """Mean losses of the ranks in the latest windows, where there are few ranks."""
     start_level: float = 0.0
     deviations: dict[int, Deviation] = field(default_factory=dict)
     norms: list[NDArray[np.float64]] = field(default_factory=list)
@@ -159,7 +162,7 @@ class RankOutlier:
         shape = (self.config.window_steps, world_size)
         self.losses, self.samples = np.full(shape, np.nan), np.zeros(shape)
         self.past, self.numbers, self.past_numbers = np.zeros((0, 0)), [], []
-        self.start_level, self.deviations = 0.0, {}
+        self.means, self.start_level, self.deviations = [], 0.0, {}
         self.norms, self.own_norms, self.norm_steps, self.norm_named = [], [], [], {}
         self.spiked, self.said = {}, ()
 
@@ -175,13 +178,16 @@ class RankOutlier:
         excess = beyond_others(losses)
         typical = np.median(excess, axis=0)
         # Means have the same expectation whatever the number of samples; medians of skewed losses have not.
-        mean = beyond_others((sums.sum(axis=0) / samples.sum(axis=0))[None, :])[0]
+        means = sums.sum(axis=0) / samples.sum(axis=0)
+        mean = beyond_others(means[None, :])[0]
         excess_of = np.where(np.sign(typical) == np.sign(mean), np.sign(typical), 0.0) * np.minimum(
             np.abs(typical), np.abs(mean)
         )
         error = np.maximum(_error(excess), 1e-9 * max(level, 1e-300))
         scale = max(level, min(self.start_level / 2, self.config.start_factor * level))
         score = self._score(excess_of, error, 0.002 * scale)
+        if ranks.size < _MANY:
+            score = np.where(self._is_beyond_usual(ranks, means, np.abs(excess_of)), score, 0.0)
         off = (score > self.config.z) & (np.abs(excess_of) > self._share(ranks.size) * scale)
         whole = np.full((len(rows), self.world_size), np.nan)
         whole[:, ranks] = excess
@@ -196,6 +202,28 @@ class RankOutlier:
         small = self.world_size <= 1024
         self.past, self.past_numbers = (whole, numbers) if small else (np.zeros((0, 0)), [])
         return self._conclude(step)
+
+    def _is_beyond_usual(
+        self, ranks: NDArray[np.int64], means: NDArray[np.float64], distance: NDArray[np.float64]
+    ) -> NDArray[np.bool_]:
+        """Whether ranks are off by more than the others are from one another, this window and those before.
+
+        Where each rank reads its shard in order, what it reads for a while differs from what the others read meanwhile.
+        """
+        row = np.full(self.world_size, np.nan)
+        row[ranks] = means
+        self.means = [*self.means[1 - _KEPT_MEANS :], row]
+        history = np.stack(self.means)[:, ranks]
+        history = history[np.isfinite(history).all(axis=1)]
+        beyond = np.zeros(ranks.size, np.bool_)
+        if ranks.size < 3:
+            return ~beyond
+        for index in range(ranks.size):
+            others = np.delete(history, index, axis=1)
+            beyond[index] = distance[index] > self.config.range_factor * math.sqrt(
+                others.var(axis=1, ddof=1).mean()
+            )
+        return beyond
 
     def _share(self, count: int) -> float:
         config = self.config
@@ -399,10 +427,18 @@ class RankOutlier:
 
 def _error(excess: Matrix) -> NDArray[np.float64]:
     """Standard error of each rank's typical excess over the steps of a window, neighbouring steps being alike or not."""
-    spread = SIGMA * np.median(np.abs(excess - np.median(excess, axis=0)), axis=0)
+    count = len(excess)
+    around = excess - np.median(excess, axis=0)
+    spread = SIGMA * np.median(np.abs(around), axis=0)
     blocks = np.stack([part.mean(axis=0) for part in np.array_split(excess, _BLOCKS)])
+    # Shards that are read in order have neighbours that are alike: as many steps then say as much as fewer.
+    square = np.sum(around**2, axis=0)
+    alike = np.sum(around[1:] * around[:-1], axis=0) / np.where(square > 0, square, 1.0)
+    alike = np.clip(alike + (1 + 3 * alike) / count, 0.0, 0.98)
+    lasting = np.sqrt(square / count * (1 + alike) / (1 - alike) / count)
     return np.asarray(
         np.maximum(
-            _MEDIAN_ERROR * spread / math.sqrt(len(excess)), blocks.std(axis=0, ddof=1) / math.sqrt(_BLOCKS)
+            np.maximum(_MEDIAN_ERROR * spread / math.sqrt(count), lasting),
+            blocks.std(axis=0, ddof=1) / math.sqrt(_BLOCKS),
         )
     )
