@@ -208,7 +208,7 @@ class Exploding(Training):
 
     def before(self, step: int) -> None:
         """Before the forward."""
-        if step >= CUT + 7 * self.seed:
+        if 0 <= step - CUT - 7 * self.seed < self.options.get("growing", 80):
             with torch.no_grad():
                 for each in self.model.parameters():
                     if each.dim() >= 2:
@@ -259,7 +259,7 @@ def _rows() -> list[Scenario]:
     add("lr_too_low", "start", RateChange, "gpt", "adam", steps=1000, rate=2e-3)
     add("lr_too_low", "ranks", RateChange, "classes", "adamw", steps=1000, factor=1e-3, ranks=4)
 
-    add("lr_too_high", "jump", RateChange, "classes", "sgd", steps=1000, factor=4.0)
+    add("lr_too_high", "jump", RateChange, "classes", "sgd", steps=1000, factor=7.0)
     add("lr_too_high", "jump", RateChange, "gpt", "adamw", steps=1000, factor=30.0)
     add("lr_too_high", "jump", RateChange, "mlp", "adam", steps=1000, factor=60.0)
     add("lr_too_high", "jump", RateChange, "mlp", "sgd", steps=1000, factor=10.0)
@@ -309,16 +309,14 @@ def _rows() -> list[Scenario]:
     add("amp_overflow", "", Scaler, "gpt", "momentum", steps=1200, share=0.7)
     add("amp_overflow", "", Scaler, "cnn", "sgd", steps=1200, share=0.9)
 
-    add("optimizer_starved", "", Spiked, "classes", "adam", steps=1000, spike=1e5)
+    add("optimizer_starved", "", Spiked, "deep_tanh", "adam", steps=1000, spike=1e5)
     add("optimizer_starved", "", Spiked, "gpt", "adamw", steps=1000, spike=1e5, beta2=0.9999)
     add("optimizer_starved", "", Spiked, "mlp", "adamw", steps=1000, spike=1e5)
-    add(
-        "optimizer_starved", "ranks", Spiked, "classes", "adamw", steps=1000, spike=1e4, ranks=2, beta2=0.9999
-    )
+    add("optimizer_starved", "ranks", Spiked, "lstm", "adamw", steps=1000, spike=1e4, ranks=2, beta2=0.9999)
 
     add("frozen_parameters", "flag", Frozen, "gpt", "adamw", steps=1000, share=0.95)
     add("frozen_parameters", "zeros", Frozen, "classes", "sgd", steps=1000, share=0.8, how="hook")
-    add("frozen_parameters", "zeros", Frozen, "cnn", "adamw", steps=1000, share=0.9, how="hook")
+    add("frozen_parameters", "zeros", Frozen, "cnn", "adamw", steps=1000, share=0.8, how="hook")
     add("frozen_parameters", "flag", Frozen, "lstm", "momentum", steps=1000, share=0.9)
 
     add("dead_units", "", Dead, "classes", "adamw", steps=1000)
@@ -334,10 +332,32 @@ def _rows() -> list[Scenario]:
 
     # At a tiny batch, too long a step and too much noise are the same thing.
     both = ("lr_too_high",)
-    add("batch_too_small", "", Training, "mlp", "sgd", steps=2500, samples=1, rate=1.0, also=both)
-    add("batch_too_small", "", Training, "mlp", "adamw", steps=2500, samples=1, rate=3.0, also=both)
-    add("batch_too_small", "ranks", Training, "mlp", "momentum", steps=2500, samples=2, ranks=2, also=both)
-    add("batch_too_small", "ranks", Training, "lstm", "adam", steps=2500, samples=2, ranks=2, also=both)
+    add("batch_too_small", "", Training, "mlp", "sgd", steps=2500, samples=1, rate=2.0, also=both)
+    add("batch_too_small", "", Training, "mlp", "adamw", steps=2500, samples=1, rate=5.0, also=both)
+    add(
+        "batch_too_small",
+        "ranks",
+        Training,
+        "mlp",
+        "momentum",
+        steps=2500,
+        samples=2,
+        ranks=2,
+        rate=3.0,
+        also=both,
+    )
+    add(
+        "batch_too_small",
+        "ranks",
+        Training,
+        "lstm",
+        "adam",
+        steps=2500,
+        samples=2,
+        ranks=2,
+        rate=4.0,
+        also=both,
+    )
 
     for task, optimizer in (
         ("gpt", "adamw"), ("classes", "sgd"), ("cnn", "momentum"), ("deep", "adam"), ("lstm", "sgd"), ("mlp", "adamw"),

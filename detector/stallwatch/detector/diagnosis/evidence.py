@@ -38,8 +38,7 @@ def alignment_sigma(vitals: Vitals) -> float:
 
 
 def step_power(vitals: Vitals) -> float:
-    """Norm of the gradient times that of a step, over the loss: the most that one step can change the loss, to first order,
-    as a share of it."""
+    """Norm of the gradient times that of a step, as a share of the loss: the most that one step can change it, to first order."""
     seen, loss = vitals.optimization, vitals.loss
     if loss is None or not loss.level > 0:
         return math.nan
@@ -57,6 +56,12 @@ def raised_from(vitals: Vitals) -> float:
     if rate.since < 0 or not rate.before > 0 or not rate.now >= _RISE * rate.before or loss is None:
         return math.nan
     return rate.now / rate.before
+
+
+def decayed_away(vitals: Vitals) -> bool:
+    """Whether weight decay has taken nearly all of the weights: gradients, units and blocks die of that, too."""
+    seen = vitals.optimization
+    return bool(seen.weight_norm.now < 0.2 * seen.weight_norm.peak and seen.decay_share.peak > 0.3)
 
 
 def stopped(vitals: Vitals) -> bool:

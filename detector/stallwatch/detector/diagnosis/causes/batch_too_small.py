@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 
 from stallwatch.detector.core.vitals import Vitals
-from stallwatch.detector.diagnosis.evidence import alignment_sigma, step_power
+from stallwatch.detector.diagnosis.evidence import alignment_sigma, inverse, step_power
 from stallwatch.detector.diagnosis.weighing import Term, Weighing, log_ramp, ramp
 
 KIND = "batch_too_small"
@@ -30,7 +30,7 @@ def weigh(vitals: Vitals) -> Weighing | None:
             f"the noise scale is at least {over:.3g} times the batch",
         ),
         Term(
-            log_ramp(excess, 0.1, 0.6, 2.5),
+            log_ramp(excess, 0.02, 0.12, 2.5),
             f"the noise of the steps keeps the loss up by about {100 * min(excess, 1):.0f} % of itself",
         ),
         Term(
@@ -46,7 +46,7 @@ def weigh(vitals: Vitals) -> Weighing | None:
             f"the gradient still points along the steps (cosine {seen.alignment_mean:.2f})",
         ),
         Term(
-            -log_ramp(1 / excess if excess > 0 else 0.0, 30, 300, 4.0),
+            -log_ramp(inverse(excess), 60, 600, 4.0),
             f"the noise of the steps is worth {100 * excess:.2g} % of the loss",
         ),
     )

@@ -9,7 +9,7 @@ fire seldom look dead in a small batch. Not to be confused with `vanishing_gradi
 from __future__ import annotations
 
 from stallwatch.detector.core.vitals import Vitals
-from stallwatch.detector.diagnosis.evidence import half_underflow, inverse
+from stallwatch.detector.diagnosis.evidence import decayed_away, half_underflow, inverse
 from stallwatch.detector.diagnosis.weighing import Term, Weighing, log_ramp, ramp
 
 KIND = "dead_units"
@@ -44,6 +44,10 @@ def weigh(vitals: Vitals) -> Weighing | None:
             -log_ramp(inverse(half_underflow(vitals)), 0.02, 0.25, 5.0),
             f"what is not zero is tiny as well ({seen.gradient_element:.2g})",
         ),
+        Term(
+            -6.0 * decayed_away(vitals),
+            f"weight decay has taken the weights to {seen.weight_norm.now:.2g}, from {seen.weight_norm.peak:.2g}",
+        ),
     )
     if not any(term.nats > 0 for term in terms):
         return None
@@ -60,6 +64,9 @@ def weigh(vitals: Vitals) -> Weighing | None:
             else "Initialise with smaller weights or normalise before the activation, so that its inputs stay near 1.",
         ),
         experiment="swap the activation for LeakyReLU (or halve the weights before tanh) and run 200 steps: the loss falls.",
-        decisive=bool((dead > 0.85 and not half_underflow(vitals) < 16) or saturated > 0.9),
+        decisive=bool(
+            not decayed_away(vitals)
+            and ((dead > 0.85 and not half_underflow(vitals) < 16) or saturated > 0.9)
+        ),
         layers=(worst[0],) if by_rows and worst[0] else (seen.saturated[0],),
     )

@@ -9,6 +9,7 @@ die one by one, and what lies before them starves with them).
 from __future__ import annotations
 
 from stallwatch.detector.core.vitals import Vitals
+from stallwatch.detector.diagnosis.evidence import decayed_away
 from stallwatch.detector.diagnosis.weighing import Term, Weighing, ramp
 
 KIND = "frozen_parameters"
@@ -48,6 +49,10 @@ def weigh(vitals: Vitals) -> Weighing | None:
             -4.0 * (seen.silent_share.now > 0.99 and not near),
             "no matrix gets a gradient",
         ),
+        Term(
+            -6.0 * decayed_away(vitals),
+            f"weight decay has taken the weights to {seen.weight_norm.now:.2g}, from {seen.weight_norm.peak:.2g}",
+        ),
     )
     return Weighing(
         kind=KIND,
@@ -58,7 +63,12 @@ def weigh(vitals: Vitals) -> Weighing | None:
             "If it was: lower the learning rate less and train what is left longer, or thaw layer by layer.",
         ),
         experiment="thaw everything for 200 steps: the loss falls at once.",
-        decisive=bool(share >= 0.5 and not dead > 0.5 and (near or seen.silent_share.now < 0.99)),
+        decisive=bool(
+            not decayed_away(vitals)
+            and share >= 0.5
+            and not dead > 0.5
+            and (near or seen.silent_share.now < 0.99)
+        ),
         since_step=since,
         layers=seen.left_blocks[:8],
     )

@@ -32,6 +32,10 @@ def weigh(vitals: Vitals) -> Weighing | None:
             f"that much of it ({mean:.2f}) would be gained by longer steps",
         ),
         Term(
+            ramp(seen.agreement.now, 0.15, 0.5, 1.0),
+            f"gradients keep their direction from step to step (cosine {seen.agreement.now:.2f})",
+        ),
+        Term(
             -ramp(-(mean + 2 * error), -0.15, -0.03, 4.0),
             f"the gradient does not point along the steps (cosine {mean:.2f} +- {error:.2f})",
         ),

@@ -42,6 +42,10 @@ def weigh(vitals: Vitals) -> Weighing | None:
             f"the gradient after a step still points along it (cosine {seen.alignment_mean:.2f})",
         ),
         Term(
+            ramp(seen.agreement.now - seen.agreement.reference, 0.15, 0.5, 2.0),
+            f"gradients have the same direction step after step (cosine {seen.agreement.now:.2f}), for nothing moves",
+        ),
+        Term(
             -ramp(seen.zero_share.now - seen.zero_share.reference, 0.2, 0.5, 5.0),
             f"{100 * seen.zero_share.now:.0f} % of the gradient's elements are exactly zero",
         ),

@@ -9,6 +9,7 @@ it. Does not see penalties that are part of the loss unless they are logged as a
 from __future__ import annotations
 
 from stallwatch.detector.core.vitals import Vitals
+from stallwatch.detector.diagnosis.evidence import decayed_away
 from stallwatch.detector.diagnosis.weighing import Term, Weighing, log_ramp, ramp
 
 KIND = "over_regularized"
@@ -40,6 +41,10 @@ def weigh(vitals: Vitals) -> Weighing | None:
             f"the loss stands {100 * worse:.0f} % above its best",
         ),
         Term(
+            4.0 * decayed_away(vitals),
+            f"and has taken them to {weight.now:.2g}, from {weight.peak:.2g}",
+        ),
+        Term(
             log_ramp(gap, 1.15, 2.0, 3.0),
             f"the training loss is {gap:.2f} times the evaluation loss, without dropout and augmentation",
         ),
@@ -62,4 +67,5 @@ def weigh(vitals: Vitals) -> Weighing | None:
             "Leave biases and normalisation out of the decay.",
         ),
         experiment="run 200 steps without weight decay (or dropout): the loss falls below its present level.",
+        decisive=decayed_away(vitals),
     )

@@ -10,7 +10,7 @@ of zeros), `amp_underflow` (zeros everywhere, in half precision).
 from __future__ import annotations
 
 from stallwatch.detector.core.vitals import Vitals
-from stallwatch.detector.diagnosis.evidence import half_underflow, inverse, is_adaptive, stopped
+from stallwatch.detector.diagnosis.evidence import decayed_away, half_underflow, inverse, is_adaptive, stopped
 from stallwatch.detector.diagnosis.weighing import Term, Weighing, log_ramp, ramp
 
 KIND = "vanishing_gradients"
@@ -44,10 +44,19 @@ def weigh(vitals: Vitals) -> Weighing | None:
             -log_ramp(inverse(half_underflow(vitals)), 0.02, 0.5, 3.0) * (seen.zero_share.now > 0.3),
             f"the gradient is lost to half precision (elements of {seen.gradient_element:.2g})",
         ),
+        Term(
+            -6.0 * decayed_away(vitals),
+            f"weight decay has taken the weights to {seen.weight_norm.now:.2g}, from {seen.weight_norm.peak:.2g}",
+        ),
     )
     if not any(term.nats > 0 for term in terms):
         return None
-    decisive = bool(depth.now < _DECISIVE / few and not seen.zero_share.now > 0.3 and stopped(vitals))
+    decisive = bool(
+        not decayed_away(vitals)
+        and depth.now < _DECISIVE / few
+        and not seen.zero_share.now > 0.3
+        and stopped(vitals)
+    )
     return Weighing(
         kind=KIND,
         terms=terms,

@@ -9,12 +9,18 @@ import numpy as np
 
 from stallwatch.detector.core.observations import StepObservation
 from stallwatch.detector.core.sampled import SampledObservation
-from stallwatch.detector.core.vitals import DataVitals
+from stallwatch.detector.core.vitals import DataVitals, LevelShift
 from stallwatch.detector.signals.trace import Trace
 
 _REMEMBERED = 1 << 12
 """Steps whose inputs are remembered."""
 _SPREAD_STEPS = 64
+_SIDE = 8
+"""Samples on either side of a jump of the inputs."""
+_JUMP_SIGMAS = 6.0
+"""In deviations of single samples: the medians of eight differ by so much by chance in one run of millions."""
+_JUMP_SHARE = 0.2
+"""And in deviations of the inputs themselves: batches of a different kind differ visibly, not just significantly."""
 
 
 @dataclass(slots=True)
@@ -29,6 +35,9 @@ class DataTracker:
     input_mean: Trace = field(default_factory=Trace)
     input_deviation: Trace = field(default_factory=Trace)
     spreads: list[float] = field(default_factory=list)
+    latest: list[tuple[int, float, float]] = field(default_factory=list)
+    """Step, mean and deviation of the inputs, of the latest samples."""
+    jump: LevelShift | None = None
 
     def take(self, step: StepObservation) -> None:
         """One step."""
@@ -57,6 +66,7 @@ class DataTracker:
 
     def sample(self, sample: SampledObservation) -> None:
         """One sampled step."""
+        self._look(sample)
         for trace, values in (
             (self.input_mean, sample.input_mean),
             (self.input_deviation, sample.input_deviation),
@@ -64,6 +74,31 @@ class DataTracker:
             known = values[np.isfinite(values)]
             if known.size:
                 trace.add(sample.step, float(known.mean()))
+
+    def _look(self, sample: SampledObservation) -> None:
+        """Whether the inputs have become others, and stayed so for eight samples."""
+        known = np.isfinite(sample.input_mean) & np.isfinite(sample.input_deviation)
+        if not known.any():
+            return
+        mean, deviation = sample.input_mean[known].mean(), sample.input_deviation[known].mean()
+        self.latest = [*self.latest[1 - 2 * _SIDE :], (sample.step, float(mean), float(deviation))]
+        if len(self.latest) < 2 * _SIDE:
+            return
+        values = np.array([each[1:] for each in self.latest])
+        old, new = np.median(values[:_SIDE], axis=0), np.median(values[_SIDE:], axis=0)
+        # Within either half, so that the jump itself is no noise.
+        halves = np.concatenate([np.diff(values[:_SIDE], axis=0), np.diff(values[_SIDE:], axis=0)])
+        noise = np.maximum(np.median(np.abs(halves), axis=0) * 1.4826 / math.sqrt(2), 1e-12)
+        size = np.abs(new - old)
+        clear = (size > _JUMP_SIGMAS * noise) & (size > _JUMP_SHARE * max(old[1], 1e-12))
+        if clear.any() and (self.jump is None or self.latest[0][0] > self.jump.step):
+            which = int((size / noise * clear).argmax())
+            self.jump = LevelShift(
+                step=self.latest[_SIDE][0],
+                before=float(old[which]),
+                after=float(new[which]),
+                sigma=float(size[which] / noise[which]),
+            )
 
     def vitals(self, dataset_size: int, until: float) -> DataVitals:
         """What is known now."""
@@ -83,5 +118,7 @@ class DataTracker:
             distinct_share=1 - sum(0 < gap < window for gap in latest) / len(latest) if latest else math.nan,
             input_mean=self.input_mean.level(until),
             input_deviation=self.input_deviation.level(until),
+            input_jump=self.jump,
+            steps_seen=len(self.gaps),
             rank_spread=float(np.median(self.spreads)) if self.spreads else math.nan,
         )

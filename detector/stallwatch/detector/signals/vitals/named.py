@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -15,6 +15,8 @@ from stallwatch.detector.signals.evaluations import EvaluationSeries
 _MOST = 64
 """Series of one kind that are followed."""
 _LEAST_POINTS = 8
+_ASLEEP = 8
+"""Zeros in a row of a term that is not on yet."""
 
 
 @dataclass(slots=True)
@@ -24,6 +26,9 @@ class NamedSeries:
     course: EvaluationSeries = field(default_factory=EvaluationSeries)
     count: int = 0
     samples: float = 0.0
+    zeros: int = 0
+    """Zeros in a row."""
+    alive_since: int = -1
 
     def add(self, step: int, value: float, samples: float = 1.0) -> None:
         """Take one finite value."""
@@ -31,6 +36,9 @@ class NamedSeries:
             self.course.add(step, value)
             self.count += 1
             self.samples += samples
+            if value and self.zeros >= _ASLEEP:
+                self.alive_since = step
+            self.zeros = 0 if value else self.zeros + 1
 
 
 @dataclass(slots=True)
@@ -69,15 +77,7 @@ class NamedTracker:
             weights = [book[each.name].samples for each in known]
         total = sum(weights)
         return tuple(
-            SeriesVitals(
-                each.name,
-                each.points,
-                each.level,
-                each.start,
-                each.slope,
-                each.slope_error,
-                weight / total if total > 0 else math.nan,
-            )
+            replace(each, share=weight / total if total > 0 else math.nan)
             for each, weight in zip(known, weights, strict=True)
         )
 
@@ -106,4 +106,5 @@ def summary(name: str, series: NamedSeries) -> SeriesVitals | None:
         start=float(values[:eighth].mean()),
         slope=slope,
         slope_error=error,
+        alive_since=series.alive_since,
     )

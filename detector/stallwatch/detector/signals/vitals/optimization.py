@@ -104,10 +104,12 @@ class OptimizationTracker:
             return
         # A matrix that the backward did not reach has no rows told: it counts from when it was one.
         known = np.isfinite(rows)
-        live = known & (gradient > 0)
-        if live.any():
-            self.live_zero_rows.add(sample.step, float(rows[live].mean()))
-        self.silent_share.add(sample.step, 1.0 - float(live.sum() / known.sum()))
+        reached = known & (gradient > 0)
+        self.silent_share.add(sample.step, 1.0 - float(reached.sum() / known.sum()))
+        if np.count_nonzero(known) > 1:
+            reached[np.flatnonzero(known)[-1]] = False  # outputs are no units
+        if reached.any():
+            self.live_zero_rows.add(sample.step, float(rows[reached].mean()))
 
     def turn(self, direction: DirectionObservation) -> None:
         """Where the gradient after a sampled step points."""

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from bisect import bisect_left
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from stallwatch.detector.core.observations import AttemptObservation, EventObservation
 from stallwatch.detector.core.vitals import LevelShift, RateVitals, Restart
+from stallwatch.detector.signals.evaluations import EvaluationSeries
 from stallwatch.detector.signals.learning_rate import LearningRateTracker
 
 _EVENTS = 32
@@ -18,6 +20,8 @@ _WINDOW = 32
 """Losses on either side of a jump or a restart."""
 _NEAR = 6
 """Losses on either side that say where a jump is."""
+_LOW = 0.1
+_FIRST = 8
 _SIGMAS = 6.0
 """A jump of the median of 32 losses by so many deviations of single ones is none of the noise: 30 standard errors."""
 
@@ -31,6 +35,7 @@ class RateTracker:
     jumped_at: int = -1
     falling: int = 0
     """Of the latest changes, how many more went down than up."""
+    low_since: int = -1
 
     def take(self, step: int, rate: float) -> None:
         """The rate at one step."""
@@ -41,6 +46,10 @@ class RateTracker:
             self.falling = min(self.falling + 1, 8)
         elif rate > old:
             self.falling = max(self.falling - 1, -8)
+        if rate > _LOW * self.tracker.peak:
+            self.low_since = -1
+        elif self.low_since < 0:
+            self.low_since = step
 
     def vitals(self) -> RateVitals:
         """Where it stands."""
@@ -50,6 +59,7 @@ class RateTracker:
             since=self.jumped_at,
             before=self.before,
             falling=self.falling >= 4,
+            low_since=self.low_since,
         )
 
 
@@ -67,8 +77,17 @@ class PastTracker:
     state_step: int = -1
     """Steps of the optimizer's state at the latest sample, and how many steps before it that sample was."""
     state_step_before: int = -1
+    sampled_at: int = -1
     open_restart: AttemptObservation | None = None
     """A restart whose first losses are still coming in."""
+    course: EvaluationSeries = field(default_factory=EvaluationSeries)
+    """The losses of the whole run, thinned out; those of steps that a restart repeats are replaced."""
+    first_losses: list[float] = field(default_factory=list)
+    last_step: int = -1
+    step_before: int = -1
+    """The last step of the attempt before."""
+    loss_there: float = math.nan
+    """What the loss was at the steps that the latest restart went back to."""
 
     def note(self, event: EventObservation) -> None:
         """An event."""
@@ -79,15 +98,35 @@ class PastTracker:
         if not math.isfinite(loss):
             return
         self.losses.append((step, loss))
+        self.course.add(step, loss)
+        self.last_step = step
+        if len(self.first_losses) < _FIRST:
+            self.first_losses.append(loss)
         if self.open_restart is not None and len(self.losses) >= _WINDOW:
             self._close_restart()
         if len(self.losses) >= 3 * _WINDOW:
             self._find_shift()
             del self.losses[: len(self.losses) - 2 * _WINDOW]
 
-    def sample(self, state_step: int) -> None:
+    @property
+    def loss_start(self) -> float:
+        """Where the loss came from."""
+        return float(np.median(self.first_losses)) if len(self.first_losses) >= _FIRST else math.nan
+
+    def points(self) -> tuple[tuple[float, float], ...]:
+        """The course of the loss."""
+        return tuple(zip(self.course.steps, self.course.values, strict=True))
+
+    def sample(self, step: int, state_step: int) -> None:
         """Steps of the optimizer's state at a sampled step."""
-        self.state_step = state_step
+        self.state_step, self.sampled_at = state_step, step
+        if self.restarts and self.open_restart is None and self.restarts[-1].state_step_after < 0:
+            latest = self.restarts[-1]
+            self.restarts[-1] = replace(latest, state_step_after=self._state_at(latest.step))
+
+    def _state_at(self, step: int) -> int:
+        """Steps of the optimizer's state at a step, counted back from the latest sample; -1 when unknown."""
+        return max(self.state_step - max(self.sampled_at - step, 0), 0) if self.state_step >= 0 else -1
 
     def restart(self, attempt: AttemptObservation) -> None:
         """The job begins anew."""
@@ -96,6 +135,25 @@ class PastTracker:
         self.before = [loss for _, loss in self.losses[-_WINDOW:]]
         self.losses, self.open_restart = [], attempt
         self.state_step_before, self.state_step = self.state_step, -1
+        self.step_before = self.last_step
+        self.loss_there = self._loss_at(attempt.step)
+        self._forget_from(attempt.step)
+
+    def _loss_at(self, step: int) -> float:
+        """Typical loss of the steps from here on, as they were; the latest losses where there are none."""
+        steps, values, _ = self.course.arrays()
+        if not steps.size or step > steps[-1]:
+            return float(np.median(self.before)) if self.before else math.nan
+        there = (steps >= step) & (steps < step + _WINDOW)
+        if not there.any():
+            there = steps == steps[int(np.abs(steps - step).argmin())]
+        return float(np.median(values[there]))
+
+    def _forget_from(self, step: int) -> None:
+        """What comes again is not kept twice."""
+        kept = bisect_left(self.course.steps, step)
+        for series in (self.course.steps, self.course.values, self.course.weights):
+            del series[kept:]
 
     def _close_restart(self) -> None:
         attempt, self.open_restart = self.open_restart, None
@@ -112,7 +170,10 @@ class PastTracker:
                 loss_after=float(np.median(after)) if after.size else math.nan,
                 noise=_noise(before if before.size > 3 else after),
                 state_step_before=self.state_step_before,
-                state_step_after=self.state_step,
+                state_step_after=self._state_at(attempt.step),
+                loss_there=self.loss_there,
+                step_before=self.step_before,
+                first_loss=self.loss_start,
             ),
         ]
 

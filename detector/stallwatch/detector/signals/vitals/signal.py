@@ -106,7 +106,7 @@ class VitalsSignal:
         self.data.sample(sample)
         known = sample.optimizer_state_step[sample.optimizer_state_step >= 0]
         if known.size:
-            self.past.sample(int(known.min()))
+            self.past.sample(sample.step, int(known.min()))
         self.samples += 1
         return (self.vitals(),) if self.samples >= _SAMPLES_A_LOOK else ()
 
@@ -155,4 +155,6 @@ class VitalsSignal:
             shifts=tuple(self.past.shifts),
             declaration=self.declaration,
             evidence_from=self.first_step,
+            loss_start=self.past.loss_start,
+            course=self.past.points(),
         )
