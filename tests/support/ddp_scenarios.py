@@ -122,6 +122,167 @@ def keeps_local_gradients(name: str, endpoint: str, _: Path) -> None:
     training.agent.close()
 
 
+def _stale(name: str, endpoint: str, delay: int | None, since: int = 6) -> None:
+    """The gradient of `delay` steps before is applied, or, with None, the same one for good."""
+    training = Training(name, endpoint)
+    past: list[list[torch.Tensor]] = []
+    for step in range(SHORT):
+        loss = training.forward_backward(step)
+        gradients = [parameter.grad for parameter in training.model.parameters()]
+        past.append([gradient.clone() for gradient in gradients])
+        if step >= since:
+            for gradient, old in zip(gradients, past[step - delay if delay else since - 1], strict=True):
+                gradient.copy_(old)
+        training.finish_step(loss)
+    training.agent.close()
+
+
+def stale_by_1(name: str, endpoint: str, _: Path) -> None:
+    _stale(name, endpoint, 1)
+
+
+def stale_by_2(name: str, endpoint: str, _: Path) -> None:
+    _stale(name, endpoint, 2)
+
+
+def stale_by_5(name: str, endpoint: str, _: Path) -> None:
+    _stale(name, endpoint, 5)
+
+
+def frozen_gradient(name: str, endpoint: str, _: Path) -> None:
+    _stale(name, endpoint, None)
+
+
+def stale_reduction(name: str, endpoint: str, _: Path) -> None:
+    """A communication hook that returns what the iteration before had reduced."""
+    before: dict[int, torch.Tensor] = {}
+
+    def hook(_state, bucket):  # torch compares annotations, and these would be text
+        total = bucket.buffer().div_(dist.get_world_size())
+
+        def swap(future):
+            fresh = future.value()[0].clone()
+            old = before.get(bucket.index(), fresh)
+            before[bucket.index()] = fresh
+            return old
+
+        return dist.all_reduce(total, async_op=True).get_future().then(swap)
+
+    training = Training(name, endpoint)
+    training.model.register_comm_hook(None, hook)
+    for step in range(SHORT):
+        training.finish_step(training.forward_backward(step))
+    training.agent.close()
+
+
+def never_cleared(name: str, endpoint: str, _: Path) -> None:
+    training = Training(name, endpoint)
+    for step in range(SHORT):
+        loss = training.forward_backward(step)
+        training.optimizer.step()
+        if step < 5:
+            training.optimizer.zero_grad()
+        training.agent.log(loss, 16)
+    training.agent.close()
+
+
+def clipped_on_one_rank(name: str, endpoint: str, _: Path) -> None:
+    training = Training(name, endpoint)
+    for step in range(SHORT):
+        loss = training.forward_backward(step)
+        if training.rank == 1 and step >= 6:
+            nn.utils.clip_grad_norm_(training.model.parameters(), 1e-2)
+        training.finish_step(loss)
+    training.agent.close()
+
+
+def stepped_twice(name: str, endpoint: str, _: Path) -> None:
+    training = Training(name, endpoint)
+    for step in range(SHORT):
+        loss = training.forward_backward(step)
+        training.optimizer.step()
+        training.finish_step(loss)
+    training.agent.close()
+
+
+def skipped_on_one_rank(name: str, endpoint: str, _: Path) -> None:
+    """Rank 1 skips the step of iteration 6, and so has one more to take all twelve."""
+    training = Training(name, endpoint)
+    for step in range(SHORT + 1):
+        loss = training.forward_backward(step)
+        if step == (6 if training.rank == 1 else SHORT):
+            training.optimizer.zero_grad()
+            continue
+        training.finish_step(loss)
+    training.agent.close()
+
+
+def other_state_on_one_rank(name: str, endpoint: str, _: Path) -> None:
+    training = Training(name, endpoint)
+    for step in range(SHORT):
+        if training.rank == 1 and step == 6:
+            for state in training.optimizer.state.values():
+                state["exp_avg"].zero_()
+        training.finish_step(training.forward_backward(step))
+    training.agent.close()
+
+
+def scaled_loss(name: str, endpoint: str, _: Path) -> None:
+    """A gradient scaler, whose scale is taken out before the step, and clipping after that."""
+    training = Training(name, endpoint)
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**10)
+    for step in range(SHORT):
+        inputs, target = data(training.rank, step)
+        loss = nn.functional.mse_loss(training.model(inputs), target)
+        scaler.scale(loss).backward()
+        scaler.unscale_(training.optimizer)
+        nn.utils.clip_grad_norm_(training.model.parameters(), 0.5)
+        scaler.step(training.optimizer)
+        scaler.update()
+        training.optimizer.zero_grad()
+        training.agent.log(loss.detach(), 16)
+    training.agent.close()
+
+
+def half_precision(name: str, endpoint: str, _: Path) -> None:
+    """Weights in bfloat16, with updates below their last bit."""
+    model = DistributedDataParallel(make_model().bfloat16())
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-7)
+    agent = attach(model, optimizer, run=name, endpoint=endpoint, sample_every=4)
+    for step in range(SHORT):
+        inputs, target = data(dist.get_rank(), step)
+        loss = nn.functional.mse_loss(model(inputs.bfloat16()), target.bfloat16())
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        agent.log(loss.detach().float(), 16)
+    agent.close()
+
+
+def _normalised(name: str, endpoint: str, **ddp: Any) -> None:
+    torch.manual_seed(0)
+    inner = nn.Sequential(nn.Linear(8, 16), nn.BatchNorm1d(16), nn.Tanh(), nn.Linear(16, 1))
+    model = DistributedDataParallel(inner, **ddp)
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-2)
+    agent = attach(model, optimizer, run=name, endpoint=endpoint, sample_every=4)
+    for step in range(SHORT):
+        inputs, target = data(dist.get_rank(), step)
+        loss = nn.functional.mse_loss(model(inputs), target)
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        agent.log(loss, 16)
+    agent.close()
+
+
+def broadcast_buffers(name: str, endpoint: str, _: Path) -> None:
+    _normalised(name, endpoint)
+
+
+def local_buffers(name: str, endpoint: str, _: Path) -> None:
+    _normalised(name, endpoint, broadcast_buffers=False)
+
+
 def slow_peer(name: str, endpoint: str, _: Path) -> None:
     training = Training(name, endpoint)
     for step in range(SHORT):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from stallwatch.detector.core.inputs import Parallelism
-from support.simulation import BLOCKS, Job, analyze, kinds, one
+from support.simulation import BLOCKS, Job, analyze, kinds, one, probed
 
 
 def flipped(since, ranks, blocks=(1,), until=10**9):
@@ -125,3 +125,49 @@ def test_large_fingerprints_survive():
         return fault(step, rank, replace(record, parameter_fingerprints=prints))
 
     assert one(analyze(Job(sample_fault=large)), "replica_desync").ranks == (0,)
+
+
+def test_buffers_that_nobody_broadcasts_are_information():
+    """They may be meant to differ, so it is told and no more."""
+    finding = one(analyze(Job(sample_fault=differing_buffers)), "replica_desync")
+    assert (finding.severity, finding.since_step, finding.detected_step) == ("info", 0, 0)
+    assert "Buffers" in finding.reason
+
+
+@pytest.mark.parametrize("explained", [False, True])
+def test_parameters_that_differ_as_well_are_worse_unless_they_are_explained(explained):
+    """What was information becomes critical; a consequence of missing synchronisation does not make it so."""
+
+    def bypass(columns):
+        if explained:
+            columns.gradient_fingerprint[columns.step >= 60, 1] += 1
+
+    def both(step, rank, record):
+        return flipped(60, [1], range(4))(step, rank, differing_buffers(step, rank, record))
+
+    analysis = analyze(Job(faults=(bypass,), sample_fault=both))
+    assert one(analysis, "replica_desync").severity == ("info" if explained else "critical")
+    assert ("missing_gradient_sync" in kinds(analysis)) == explained
+
+
+def test_equal_buffers_resolve_it():
+    """Somebody broadcasts them after all."""
+
+    def until(step, rank, record):
+        return differing_buffers(step, rank, record) if step < 100 else replace(record, buffer_fingerprint=5)
+
+    assert one(analyze(Job(sample_fault=until)), "replica_desync").status == "resolved"
+
+
+def test_steps_name_the_onset_where_the_whole_model_differs():
+    """Fingerprints of a few parameters at every step date a reload exactly."""
+
+    def reloaded(columns):
+        columns.parameters_before[columns.step >= 87, 2] += 1
+        columns.parameters_after[columns.step >= 87, 2] += 1
+
+    finding = one(
+        analyze(Job(faults=(probed, reloaded), sample_fault=flipped(87, [2], range(4)))), "replica_desync"
+    )
+    assert finding.since_step == 87
+    assert finding.ranks == (2,)

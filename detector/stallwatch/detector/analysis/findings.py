@@ -110,7 +110,9 @@ class FindingBook:
             return None
         waiting = self.withheld.get(kind)
         since = waiting.from_step if waiting else verdict.step
-        if self._is_explained(verdict) or verdict.step < since + HOLD_STEPS.get(kind, 0):
+        # What is only told needs no explanation.
+        hold = 0 if verdict.severity is Severity.INFO else HOLD_STEPS.get(kind, 0)
+        if self._is_explained(verdict) or verdict.step < since + hold:
             self.withheld[kind] = Withheld(verdict, since)
             return None
         return self._open(now, verdict)

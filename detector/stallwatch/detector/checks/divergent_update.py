@@ -50,9 +50,17 @@ class DivergentUpdateConfig:
     decay adds some percent."""
     resolve_steps: int = 50
     """Steps in a row with equal updates of equal parameters that resolve the finding."""
+    resolve_samples: int = 2
+    """... sampled steps with equal gradients and parameters, where only samples have shown it."""
 
     def __post_init__(self) -> None:
-        for name in ("skipped_steps", "unknown_steps", "stale_memory_steps", "resolve_steps"):
+        for name in (
+            "skipped_steps",
+            "unknown_steps",
+            "stale_memory_steps",
+            "resolve_steps",
+            "resolve_samples",
+        ):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
         if not 0 < self.update_tolerance < 1:
@@ -104,6 +112,9 @@ class DivergentUpdate:
     bad_steps: int = 0
     bad_since: int = -1
     good_steps: int = 0
+    good_samples: int = 0
+    sampled: bool = False
+    """Whether only samples have shown what is firing."""
     broken: bool = False
     firing: bool = False
     form: str = ""
@@ -229,21 +240,19 @@ class DivergentUpdate:
 
     def _good(self, step: StepObservation) -> Verdict | None:
         self.bad_steps = 0
-        if not self.firing:
+        if not self.firing or self.sampled:
             return None
         apart = self.shift.apart or disagree(step.parameters_before) or disagree(step.parameters_after)
         self.good_steps = 0 if apart else self.good_steps + 1
         if self.good_steps < self.config.resolve_steps:
             return None
-        self.firing = False
-        self.layers = ()
+        return self._resolve(step.step, f"Updates have been equal again for {self.good_steps} steps.")
+
+    def _resolve(self, step: int, reason: str) -> Verdict:
+        self.firing = self.sampled = False
+        self.good_samples = 0
         return Verdict(
-            kind=self.kind,
-            firing=False,
-            step=step.step,
-            since_step=self.since,
-            reason=f"Updates have been equal again for {self.good_steps} steps.",
-            ranks=self.named,
+            kind=self.kind, firing=False, step=step, since_step=self.since, reason=reason, ranks=self.named
         )
 
     def _bad(self, step: StepObservation, found: Difference) -> Verdict | None:
@@ -259,7 +268,8 @@ class DivergentUpdate:
             return self._verdict(step.step)
         if self.bad_steps < found.needed:
             return None
-        self.firing, self.form, self.since, self.error = True, found.form, self.bad_since, 0.0
+        self.firing, self.sampled = True, False
+        self.form, self.since, self.error = found.form, self.bad_since, 0.0
         self.named, self.values, self.layers = found.ranks, found.values, ()
         return self._verdict(step.step)
 
@@ -268,8 +278,24 @@ class DivergentUpdate:
     def _sample(self, sample: SampledObservation) -> Verdict | None:
         if sample.parallelism is not Parallelism.DATA_PARALLEL or self.broken or self.shift.apart:
             return None
+        if self.sampled:
+            return self._good_sample(sample)
         gradients = self._sampled_gradients(sample) if len(sample.gradient_ranks) > 2 else None
         return gradients or self._sampled_updates(sample)
+
+    def _good_sample(self, sample: SampledObservation) -> Verdict | None:
+        excluded = sample.any_non_finite()
+        pairs = (
+            (sample.gradient_ranks, sample.gradient_fingerprints),
+            (sample.parameter_ranks, sample.parameter_fingerprints),
+        )
+        differ = any(len(ranks) > 1 and differing_blocks(prints, excluded).size for ranks, prints in pairs)
+        self.good_samples = 0 if differ else self.good_samples + 1
+        if self.good_samples < self.config.resolve_samples:
+            return None
+        return self._resolve(
+            sample.step, f"Updates have been equal again on {self.good_samples} sampled steps."
+        )
 
     def _sampled_gradients(self, sample: SampledObservation) -> Verdict | None:
         """A part of the gradient that one rank edits, and that no fingerprint of single steps has met."""
@@ -323,7 +349,9 @@ class DivergentUpdate:
         layers: tuple[str, ...],
     ) -> Verdict:
         low = max(self.equal_sample + 1, 0)
-        self.firing, self.form, self.named, self.values, self.layers = True, form, ranks, values, layers
+        self.firing = self.sampled = True
+        self.good_samples = 0
+        self.form, self.named, self.values, self.layers = form, ranks, values, layers
         self.since = (low + sample.step) // 2
         self.error = float(sample.step - self.since)
         self.compared = len(sample.ranks)

@@ -29,24 +29,22 @@ class DivergentWords:
 
     def reason(self) -> str:
         """One sentence with numbers."""
-        alone = len(self.ranks) < self.compared
-        who = f"{ranks_text(self.ranks)} differ{'s' if len(self.ranks) == 1 else ''} from the others"
-        who = who if alone else f"{ranks_text(self.ranks)} differ"
+        whose = f"of {ranks_text(self.ranks)} differ{' from those of the others' if len(self.ranks) < self.compared else ''}"
         ours, others = self.values
         known = ours == ours and others == others  # noqa: PLR0124 - NaN is unknown
         against = f" ({ours:.3g} against {others:.3g})" if known else ""
         since = f"since step {self.since:,}"
         part = f" in {names_text(self.layers)}" if self.layers else ""
         return {
-            RATE: f"Replicas are updated differently {since}: the learning rates of {who}{against}.",
-            EDITED: f"Replicas are updated differently {since}: all ranks got the same averaged gradient, but what the optimizers "
-            f"of {who}{part}{f', by a factor{against}' if known else ''}.",
+            RATE: f"Replicas are updated differently {since}: the learning rates {whose}{against}.",
+            EDITED: f"Replicas are updated differently {since}: all ranks got the same averaged gradient, but the gradients{part} "
+            f"at the optimizers do not agree: those {whose}{f', by a factor{against}' if known else ''}.",
             STEPS: f"Replicas are updated differently {since}: {ranks_text(self.ranks)} called optimizer.step {ours:.3g} times a "
             f"backward, others {others:.3g}.",
             SKIPPED: f"Replicas are updated differently {since}: {ranks_text(self.ranks)} skipped an optimizer step that the others "
             f"took, and {'is' if len(self.ranks) == 1 else 'are'} {ours:.3g} backward pass{'es' if ours > 1 else ''} ahead.",
             OPTIMIZER: f"Replicas are updated differently {since}: with equal parameters, gradients and learning rates, the updates "
-            f"of {who}{f', by their norms{against}' if known else ''}.",
+            f"{whose}{f', by their norms{against}' if known else ''}.",
         }[self.form]
 
     def advice(self) -> tuple[str, ...]:

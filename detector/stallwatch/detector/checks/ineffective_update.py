@@ -90,6 +90,8 @@ class IneffectiveUpdate:
     """The step from which every learning rate has been above 0; -1 while one is not."""
     moved_at: int = -1
     """The latest sampled step that moved something."""
+    unmoved_at: int = -1
+    """The first sampled step after it that moved nothing."""
     largest_gradient: float = 0.0
     previous: int = -1
     prints: NDArray[np.uint64] = field(default_factory=lambda: np.zeros(0, np.uint64))
@@ -172,7 +174,9 @@ class IneffectiveUpdate:
             return None
         self.largest_gradient = max(self.largest_gradient, float(gradients.max()))
         if (updates > 0).any():
-            self.moved_at = sample.step
+            self.moved_at, self.unmoved_at = sample.step, -1
+        elif self.unmoved_at < 0:
+            self.unmoved_at = sample.step
         if gradients.min() <= self.config.vanished_gradient * self.largest_gradient:
             return None
         # Loops that copy weights back after the step move parameters between two samples.
@@ -240,9 +244,11 @@ class IneffectiveUpdate:
             return self._verdict(sample.step, len(sample.blocks))
         self.firing, self.form, self.layers = True, form, layers
         low, high = max(self.before[form] + 1, self.first_step, 0), self.onset[form]
-        if self.moved_at < 0 and form != LOST:
-            # Nothing has ever moved.
-            low = high = max(self.first_step, 0)
+        if form == NOT_HELD:
+            low, high = max(self.moved_at + 1, self.first_step, 0), self.unmoved_at
+            if self.moved_at < 0:
+                # Nothing has ever moved.
+                high = low
         self.since, self.error = (low + high) // 2, (high - low) / 2
         return self._verdict(sample.step, len(sample.blocks))
 

@@ -23,13 +23,10 @@ class ReplicaDesyncConfig:
 
     resolve_samples: int = 2
     """Sampled steps in a row with equal parameters that resolve the finding."""
-    buffer_samples: int = 2
-    """Sampled steps in a row with differing buffers before that is told."""
 
     def __post_init__(self) -> None:
-        for name in ("resolve_samples", "buffer_samples"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
+        if self.resolve_samples < 1:
+            raise ValueError(f"resolve_samples must be at least 1, not {self.resolve_samples}")
 
 
 @dataclass(slots=True)
@@ -41,7 +38,7 @@ class ReplicaDesync:
     at every step name the step. Equal gradients do not help replicas that differ: nothing in DDP brings them together again.
 
     Buffers (running statistics) are read right after DDP has broadcast those of rank 0. Where they differ even then, nobody
-    broadcasts them, which may be meant: that is told as `info`, when it lasts.
+    broadcasts them, which may be meant: that is told as `info`.
 
     It cannot tell a bit flip from a weight that a script changed; sharded and deliberately local training are left alone, and
     blocks with a NaN are not compared.
@@ -62,9 +59,8 @@ class ReplicaDesync:
     """Whether the loss of the latest step was no number."""
     seen_step: int = -1
     """The first step since then on which a few parameters, compared at every step, differed."""
-    buffer_samples: int = 0
-    """Sampled steps in a row with differing buffers."""
-    buffers_since: int = -1
+    equal_buffers: int = -1
+    """Last sampled step with equal buffers."""
     firing: bool = False
     form: str = ""
     low: int = -1
@@ -91,8 +87,8 @@ class ReplicaDesync:
             return self._compare(observation)
         if isinstance(observation, AttemptObservation):
             self.first_step = observation.step
-            self.equal_step = self.low = self.high = self.seen_step = self.buffers_since = -1
-            self.equal_samples = self.differing_gradients = self.buffer_samples = 0
+            self.equal_step = self.low = self.high = self.seen_step = self.equal_buffers = -1
+            self.equal_samples = self.differing_gradients = 0
             self.firing, self.form, self.named, self.layers = False, "", (), ()
         return None
 
@@ -129,25 +125,24 @@ class ReplicaDesync:
         prints = sample.buffer_fingerprint
         prints = prints[prints != 0]
         if prints.size < 2 or (prints == prints[0]).all():
+            self.equal_buffers = sample.step
             over = prints.size and self.firing and self.form == BUFFERS
-            self.buffer_samples = 0
             return self._resolved(sample.step, "Buffers are equal again") if over else None
-        if not self.buffer_samples:
-            self.buffers_since = sample.step
-        self.buffer_samples += 1
-        if self.firing or self.buffer_samples < self.config.buffer_samples:
+        if self.firing:
             return None
         self.firing, self.form, self.named, self.layers = True, BUFFERS, (), ()
+        self.low, self.high = max(self.equal_buffers + 1, self.first_step, 0), sample.step
+        since = (self.low + self.high) // 2
         return Verdict(
             kind=self.kind,
             firing=True,
             step=sample.step,
-            since_step=self.buffers_since,
+            since_step=since,
+            since_step_error=float(self.high - since),
             severity=Severity.INFO,
             confidence=0.99,
-            score=float(self.buffer_samples),
-            threshold=float(self.config.buffer_samples),
-            reason=f"Buffers differ across the {prints.size} replicas since step {self.buffers_since:,}, after the point where DDP "
+            score=float(prints.size),
+            reason=f"Buffers differ across the {prints.size} replicas since step {since:,}, after the point where DDP "
             "would have made them equal: every rank keeps running statistics of its own.",
             evidence={"form": BUFFERS, "ranks_compared": int(prints.size)},
             advice=(
@@ -164,13 +159,12 @@ class ReplicaDesync:
         return self._resolved(step, "Parameters have been equal again") if over else None
 
     def _resolved(self, step: int, what: str) -> Verdict:
-        since = (self.low + self.high) // 2 if self.form == PARAMETERS else self.buffers_since
         self.firing = False
         return Verdict(
             kind=self.kind,
             firing=False,
             step=step,
-            since_step=since,
+            since_step=(self.low + self.high) // 2,
             reason=f"{what} on {self.equal_samples} sampled steps, up to step {step:,}.",
             ranks=self.named,
             layers=self.layers,
