@@ -165,7 +165,8 @@ class DivergentUpdate:
             self.stale_at = np.append(self.stale_at, np.full(more, -(1 << 40)))
         if step.gradient_lag.size:
             old = (step.gradient_lag >= 1) | (step.gradient_lag == _CARRIED)
-            self.stale_at[np.array(step.ranks)[old]] = step.step
+            if old.any():
+                self.stale_at[np.array(step.ranks)[old]] = step.step
 
     def _counts(self, step: StepObservation) -> Difference | None:
         counts = step.optimizer_steps

@@ -82,6 +82,8 @@ class StaleGradient:
     """... with one that was not cleared."""
     since: NDArray[np.int64] = field(default_factory=_none)
     """Of each rank, the first of those steps."""
+    counting: bool = False
+    """Whether any of these is above 0."""
     repeated: int = 0
     """Steps in a row on which all ranks applied the gradient more than once."""
     repeated_since: int = -1
@@ -127,16 +129,20 @@ class StaleGradient:
     def _step(self, step: StepObservation) -> Verdict | None:
         if not step.gradient_lag.size and not step.optimizer_steps.size:
             return None
-        self._make_room(max(step.world_size, step.ranks[-1] + 1))
         self.compared = len(step.ranks)
-        ranks = np.array(step.ranks)
-        lags = step.gradient_lag if step.gradient_lag.size else np.full(ranks.size, -1)
-        self._count(step.step, ranks, lags)
+        lags = step.gradient_lag if step.gradient_lag.size else np.full(self.compared, -1)
         counts = step.optimizer_steps
+        fresh = bool((lags <= 0).all()) and bool((lags != CARRIED).all()) and bool((lags != -1).any())
+        if fresh and not self.counting and not (counts > 1).any():
+            return self._good(step.step, fresh=True)
+        self._make_room(max(step.world_size, step.ranks[-1] + 1))
+        ranks = np.array(step.ranks)
+        self._count(step.step, ranks, lags)
         repeats = int(counts.min()) if counts.size and (counts == counts[0]).all() else 1
         if repeats > 1:
             self.repeated_since = step.step if not self.repeated else self.repeated_since
         self.repeated = self.repeated + 1 if repeats > 1 else 0
+        self.counting = bool(self.old.any() or self.uncleared.any() or self.repeated)
 
         needed = self.config.consecutive_steps
         old, uncleared = ranks[self.old[ranks] >= needed], ranks[self.uncleared[ranks] >= needed]
@@ -148,7 +154,6 @@ class StaleGradient:
             return self._bad(step.step, UNCLEARED, uncleared, 1)
         if self.repeated >= needed:
             return self._bad(step.step, REPEATED, ranks, repeats)
-        fresh = not (lags >= 1).any() and not (lags == CARRIED).any() and bool((lags != -1).any())
         return self._good(step.step, fresh=fresh and repeats == 1)
 
     def _make_room(self, size: int) -> None:

@@ -21,33 +21,31 @@ class StepShift:
     A step on which some rank has had none at all is no shift: there, a reduction is missing.
     """
 
-    previous: int = -1
-    """The step before."""
-    seen: NDArray[np.int64] = field(default_factory=_none)
-    """The latest step of each rank."""
+    ranks: tuple[int, ...] = ()
+    """Of the step before."""
     ddp: NDArray[np.int64] = field(default_factory=_none)
-    """DDP iterations of each rank after it."""
+    """Their DDP iterations after it."""
     ahead: NDArray[np.int64] = field(default_factory=_none)
-    """Forward passes that each rank is ahead of the one that has had fewest."""
+    """By rank, the forward passes that it is ahead of the one that has had fewest."""
 
     def update(self, step: StepObservation) -> None:
         """Take a step."""
+        ranks, ddp = self.ranks, self.ddp
+        self.ranks, self.ddp = step.ranks, step.ddp_iterations
+        if ranks == step.ranks:
+            forwards = step.ddp_iterations - ddp
+            if (forwards == forwards[0]).all():
+                return
         size = max(step.world_size, step.ranks[-1] + 1)
-        if self.seen.size < size:
-            more = size - self.seen.size
-            self.seen = np.append(self.seen, np.full(more, -2))
-            self.ddp = np.append(self.ddp, np.full(more, -1))
-            self.ahead = np.append(self.ahead, np.zeros(more, np.int64))
-        ranks = np.array(step.ranks)
-        compared = (self.seen[ranks] == self.previous) & (self.ddp[ranks] >= 0) & (step.ddp_iterations >= 0)
-        if np.count_nonzero(compared) > 1:
-            who = ranks[compared]
-            forwards = step.ddp_iterations[compared] - self.ddp[who]
-            least = int(forwards.min())
-            if least >= 1 and bool((forwards > least).any()):
-                self.ahead[who] += forwards - least
-                self.ahead -= self.ahead.min()
-        self.seen[ranks], self.ddp[ranks], self.previous = step.step, step.ddp_iterations, step.step
+        if self.ahead.size < size:
+            self.ahead = np.append(self.ahead, np.zeros(size - self.ahead.size, np.int64))
+        common, then, now = np.intersect1d(ranks, step.ranks, return_indices=True)
+        known = (ddp[then] >= 0) & (step.ddp_iterations[now] >= 0)
+        who = common[known].astype(np.int64)
+        forwards = step.ddp_iterations[now][known] - ddp[then][known]
+        if who.size > 1 and forwards.min() >= 1 and forwards.max() > forwards.min():
+            self.ahead[who] += forwards - forwards.min()
+            self.ahead -= self.ahead.min()
 
     def accept(self) -> None:
         """Ranks agree on what they step on: passes that some have had more mean nothing (a pass without a backward)."""
