@@ -124,6 +124,12 @@ class RateVitals:
     """The rate before that jump."""
     falling: bool = False
     """Whether a schedule lowers it smoothly."""
+    low_since: int = -1
+    """Step from which it has been at most a tenth of its peak; -1 while it is above."""
+    raised_at: int = -1
+    """Step of the latest jump up by 30 % or more that was no warm-up; -1 when there was none."""
+    raised_from: float = NAN
+    """The rate before that."""
 
     @property
     def ratio(self) -> float:
@@ -147,6 +153,8 @@ class SeriesVitals:
     """Standard error of `slope`."""
     share: float = NAN
     """Of a group: its share of the samples. Of a component: its share of the sum of all."""
+    alive_since: int = -1
+    """First step at which it was not zero, after at least eight at which it was; -1 when it never was zero so long."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,8 +171,15 @@ class Restart:
     noise: float
     """Typical deviation of single losses."""
     state_step_before: int
-    """Steps of the optimizer's state; -1 when unknown."""
+    """Steps of the optimizer's state, at the last sample before; -1 when unknown."""
     state_step_after: int
+    """The same as the attempt began, counted back from its first sample; -1 when unknown."""
+    loss_there: float = NAN
+    """Typical loss of the steps that it went back to, as it was before; `loss_before` where the steps go on."""
+    step_before: int = -1
+    """Last step before."""
+    first_loss: float = NAN
+    """Typical loss of the first steps of the run."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,8 +203,12 @@ class DataVitals:
     """Steps after which the same inputs come again; NaN when they do not."""
     distinct_share: float = NAN
     """Distinct inputs among the steps of the last epoch."""
+    steps_seen: int = 0
+    """Steps whose inputs were told, as far as they are remembered."""
     input_mean: Level = field(default_factory=Level)
     input_deviation: Level = field(default_factory=Level)
+    input_jump: LevelShift | None = None
+    """The latest jump of the inputs' mean or deviation that stayed."""
     rank_spread: float = NAN
     """Median over the latest steps of the spread of the ranks' losses, as a share of the loss."""
 
@@ -220,5 +239,9 @@ class Vitals:
     declaration: RunDeclaration | None = None
     evidence_from: int = -1
     """First step of the run that was seen."""
+    loss_start: float = NAN
+    """Median of the first losses of the run."""
+    course: tuple[tuple[float, float], ...] = ()
+    """Steps and losses over the whole run, at most 128, as means of neighbours; what a restart repeated is replaced."""
     findings: Mapping[str, int] = field(default_factory=dict)
     """Other findings that are firing, by kind, with the step they began at."""
