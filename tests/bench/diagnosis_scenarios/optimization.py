@@ -220,6 +220,16 @@ class Exploding(Training):
         return deep(layers, 32) if layers else super().make_model()
 
 
+class Outbursts(Training):
+    """Every few steps a gradient is larger by orders, and nobody clips it."""
+
+    def objective(self, losses: torch.Tensor, step: int) -> torch.Tensor:
+        """What is differentiated."""
+        draw = float(torch.rand((), generator=self.generator(step)))
+        wild = step >= CUT + 7 * self.seed and draw < 0.2
+        return losses.mean() * (self.options["times"] if wild else 1.0)
+
+
 class Cosine(Training):
     """The usual warm-up and cosine decay to nothing at the planned end: the last part is flat, and nothing is wrong."""
 
@@ -255,27 +265,27 @@ def _rows() -> list[Scenario]:
         ("gpt", "adamw"), ("classes", "sgd"), ("cnn", "momentum"), ("deep", "adam"), ("lstm", "momentum"), ("mlp", "adamw"),
     ):  # fmt: skip
         add("lr_too_low", "cut", RateChange, task, optimizer, steps=1000, factor=1e-3)
-    add("lr_too_low", "start", RateChange, "classes", "momentum", steps=1000, rate=1e-3)
-    add("lr_too_low", "start", RateChange, "gpt", "adam", steps=1000, rate=2e-3)
+    add("lr_too_low", "start", RateChange, "classes", "momentum", steps=1500, rate=1e-5)
+    add("lr_too_low", "start", RateChange, "gpt", "adam", steps=1200, rate=1e-4)
     add("lr_too_low", "ranks", RateChange, "classes", "adamw", steps=1000, factor=1e-3, ranks=4)
 
-    add("lr_too_high", "jump", RateChange, "classes", "sgd", steps=1000, factor=7.0)
-    add("lr_too_high", "jump", RateChange, "gpt", "adamw", steps=1000, factor=30.0)
-    add("lr_too_high", "jump", RateChange, "mlp", "adam", steps=1000, factor=60.0)
-    add("lr_too_high", "jump", RateChange, "mlp", "sgd", steps=1000, factor=10.0)
-    add("lr_too_high", "start", RateChange, "lstm", "adam", steps=1000, rate=60.0)
-    add("lr_too_high", "start", RateChange, "mlp", "momentum", steps=1000, rate=12.0)
-    add("lr_too_high", "ranks", RateChange, "mlp", "adamw", steps=1000, factor=60.0, ranks=4)
+    add("lr_too_high", "jump", RateChange, "classes", "sgd", steps=1800, factor=7.0)
+    add("lr_too_high", "jump", RateChange, "gpt", "adamw", steps=1800, factor=30.0)
+    add("lr_too_high", "jump", RateChange, "mlp", "adam", steps=1800, factor=60.0)
+    add("lr_too_high", "jump", RateChange, "mlp", "sgd", steps=1500, factor=25.0)
+    add("lr_too_high", "start", RateChange, "lstm", "adam", steps=1800, rate=60.0)
+    add("lr_too_high", "start", RateChange, "mlp", "momentum", steps=1500, rate=30.0)
+    add("lr_too_high", "ranks", RateChange, "mlp", "adamw", steps=1800, factor=60.0, ranks=4)
 
-    add("vanishing_gradients", "", Squashed, "classes", "sgd", steps=900, gain=1.0)
-    add("vanishing_gradients", "", Squashed, "classes", "momentum", steps=900, gain=0.6)
+    add("vanishing_gradients", "", Squashed, "classes", "sgd", steps=1600, gain=1.0)
+    add("vanishing_gradients", "", Squashed, "classes", "momentum", steps=1600, gain=0.6)
     add(
         "vanishing_gradients",
         "tanh",
         Squashed,
         "classes",
         "momentum",
-        steps=900,
+        steps=1600,
         gain=0.12,
         activation=nn.Tanh,
         layers=14,
@@ -286,30 +296,44 @@ def _rows() -> list[Scenario]:
         Squashed,
         "deep",
         "sgd",
-        steps=900,
+        steps=1600,
         gain=0.2,
         activation=nn.ReLU,
         layers=12,
     )
 
-    add("exploding_gradients", "", Exploding, "classes", "adam", steps=700, layers=10, growth=1.006)
-    add("exploding_gradients", "", Exploding, "classes", "sgd", steps=700, layers=8, growth=1.01, rate=0.1)
-    add("exploding_gradients", "", Exploding, "lstm", "adam", steps=700, growth=1.02)
+    # What dies of it stays dead, and is as true a reason why the loss does not come back.
+    killed = ("dead_units",)
+    add(
+        "exploding_gradients",
+        "grow",
+        Exploding,
+        "classes",
+        "adam",
+        steps=460,
+        layers=10,
+        growth=1.006,
+        growing=1000,
+        also=killed,
+    )
+    add("exploding_gradients", "tail", Outbursts, "classes", "sgd", steps=1800, times=40.0, rate=0.3)
+    add("exploding_gradients", "tail", Outbursts, "lstm", "sgd", steps=1800, times=200.0, rate=0.2)
+    add("exploding_gradients", "tail", Outbursts, "mlp", "momentum", steps=1800, times=60.0, rate=0.5)
 
-    add("clipping_saturated", "", Clipped, "classes", "sgd", steps=1000, norm=2e-3)
+    add("clipping_saturated", "", Clipped, "classes", "sgd", steps=1800, norm=2e-3)
     add("clipping_saturated", "", Clipped, "cnn", "momentum", steps=1000, norm=2e-3)
     add("clipping_saturated", "start", Clipped, "gpt", "momentum", steps=1000, norm=1e-3, from_step=0)
     add("clipping_saturated", "", Clipped, "lstm", "sgd", steps=1000, norm=1e-3)
 
-    add("amp_underflow", "", Half, "classes", "adamw", steps=900, shrink=3e-6)
-    add("amp_underflow", "", Half, "cnn", "adam", steps=900, shrink=1e-6)
-    add("amp_underflow", "", Half, "gpt", "adamw", steps=900, shrink=1e-6)
+    add("amp_underflow", "", Half, "classes", "adamw", steps=1600, shrink=3e-6)
+    add("amp_underflow", "", Half, "cnn", "adam", steps=1600, shrink=1e-6)
+    add("amp_underflow", "", Half, "gpt", "adamw", steps=1600, shrink=1e-6)
 
     add("amp_overflow", "", Scaler, "classes", "adamw", steps=1200, share=0.5)
     add("amp_overflow", "", Scaler, "gpt", "momentum", steps=1200, share=0.7)
     add("amp_overflow", "", Scaler, "cnn", "sgd", steps=1200, share=0.9)
 
-    add("optimizer_starved", "", Spiked, "deep_tanh", "adam", steps=1000, spike=1e5)
+    add("optimizer_starved", "", Spiked, "deep_tanh", "adam", steps=1800, spike=1e5)
     add("optimizer_starved", "", Spiked, "gpt", "adamw", steps=1000, spike=1e5, beta2=0.9999)
     add("optimizer_starved", "", Spiked, "mlp", "adamw", steps=1000, spike=1e5)
     add("optimizer_starved", "ranks", Spiked, "lstm", "adamw", steps=1000, spike=1e4, ranks=2, beta2=0.9999)
@@ -321,13 +345,13 @@ def _rows() -> list[Scenario]:
 
     add("dead_units", "", Dead, "classes", "adamw", steps=1000)
     add("dead_units", "", Dead, "classes", "momentum", steps=1000, share=0.98)
-    add("dead_units", "tanh", Saturated, "mlp", "adamw", steps=1000, factor=60.0)
+    add("dead_units", "tanh", Saturated, "mlp", "adamw", steps=1800, factor=60.0)
     add("dead_units", "tanh", Saturated, "deep_tanh", "momentum", steps=1000, factor=20.0)
 
     add("over_regularized", "", Decayed, "classes", "adamw", steps=1000, decay=30.0)
     add("over_regularized", "", Decayed, "gpt", "adamw", steps=1000, decay=30.0, late=True)
     add("over_regularized", "", Decayed, "classes", "sgd", steps=1000, decay=0.1, late=True)
-    add("over_regularized", "", Decayed, "mlp", "adam", steps=1000, decay=0.3)
+    add("over_regularized", "", Decayed, "mlp", "adam", steps=1800, decay=0.3)
     add("over_regularized", "", Decayed, "cnn", "momentum", steps=1000, decay=0.3, late=True)
 
     # At a tiny batch, too long a step and too much noise are the same thing.

@@ -42,6 +42,8 @@ class OptimizationVitals:
 
     gradient_norm: Level = field(default_factory=Level)
     """Of the averaged gradient, before clipping and unscaling where known."""
+    gradient_tail: float = NAN
+    """The third largest of the latest 16 norms over their median, if there are as many: large ones that come again."""
     weight_norm: Level = field(default_factory=Level)
     update_ratio: Level = field(default_factory=Level)
     """Norm of the update over that of the weights."""
@@ -146,7 +148,7 @@ class SeriesVitals:
     level: float
     """Mean of the latest eighth of its points."""
     start: float
-    """Mean of the first eighth."""
+    """Median of its first values: eight, or an eighth of them."""
     slope: float
     """Change over its latest half, as a share of its whole range; below 0: it falls."""
     slope_error: float

@@ -8,6 +8,7 @@ from stallwatch.detector.core.vitals import Vitals
 
 HALF_QUANTUM = 2.0**-24
 """The smallest number of half precision (float16): what is below half of it is 0."""
+_NOTHING = 1e-3
 _ADAPTIVE = (
     "adam",
     "rmsprop",
@@ -20,13 +21,18 @@ _ADAPTIVE = (
     "muon",
     "sophia",
 )
-_RISE = 1.3
 
 
 def is_adaptive(vitals: Vitals) -> bool:
     """Whether the optimizer divides by its own measure of the gradient, so that a constant factor on it changes nothing."""
     name = vitals.declaration.optimizer.lower() if vitals.declaration else ""
     return any(word in name for word in _ADAPTIVE)
+
+
+def is_adam(vitals: Vitals) -> bool:
+    """Whether steps have, in units of the learning rate, the size of Adam's: 0.05 where all is noise to 1 where gradients agree."""
+    name = vitals.declaration.optimizer.lower() if vitals.declaration else ""
+    return "adam" in name or "rmsprop" in name
 
 
 def alignment_sigma(vitals: Vitals) -> float:
@@ -47,15 +53,17 @@ def step_power(vitals: Vitals) -> float:
 
 def half_underflow(vitals: Vitals) -> float:
     """The typical element of the gradient, as the backward computes it, in units of the smallest number of half precision."""
-    return vitals.optimization.gradient_element / HALF_QUANTUM
+    quanta = vitals.optimization.gradient_element / HALF_QUANTUM
+    return quanta if math.isnan(quanta) else max(quanta, _NOTHING)
 
 
-def raised_from(vitals: Vitals) -> float:
-    """Factor of the latest jump of the learning rate when it went up, and the loss has not been better since; else NaN."""
+def raised(vitals: Vitals) -> float:
+    """Factor by which the learning rate was raised, if the loss has got worse or stopped falling since; NaN otherwise."""
     rate, loss = vitals.rate, vitals.loss
-    if rate.since < 0 or not rate.before > 0 or not rate.now >= _RISE * rate.before or loss is None:
+    if rate.raised_at < 0 or loss is None or not rate.now > rate.raised_from > 0:
         return math.nan
-    return rate.now / rate.before
+    since = loss.since_step + loss.since_step_error >= rate.raised_at and loss.state != "improving"
+    return rate.now / rate.raised_from if since or loss.rise > 0.05 * loss.level > 0 else math.nan
 
 
 def decayed_away(vitals: Vitals) -> bool:

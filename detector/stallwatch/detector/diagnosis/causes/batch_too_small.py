@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 
 from stallwatch.detector.core.vitals import Vitals
-from stallwatch.detector.diagnosis.evidence import alignment_sigma, inverse, step_power
+from stallwatch.detector.diagnosis.evidence import alignment_sigma, inverse, raised, step_power
 from stallwatch.detector.diagnosis.weighing import Term, Weighing, log_ramp, ramp
 
 KIND = "batch_too_small"
@@ -44,6 +44,10 @@ def weigh(vitals: Vitals) -> Weighing | None:
         Term(
             -ramp(alignment_sigma(vitals), 2.0, 4.0, 4.0),
             f"the gradient still points along the steps (cosine {seen.alignment_mean:.2f})",
+        ),
+        Term(
+            -log_ramp(raised(vitals), 1.3, 5.0, 3.0),
+            f"the loss has not fallen since the learning rate went up, at step {vitals.rate.raised_at:,}",
         ),
         Term(
             -log_ramp(inverse(excess), 60, 600, 4.0),

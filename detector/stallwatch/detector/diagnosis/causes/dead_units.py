@@ -9,7 +9,7 @@ fire seldom look dead in a small batch. Not to be confused with `vanishing_gradi
 from __future__ import annotations
 
 from stallwatch.detector.core.vitals import Vitals
-from stallwatch.detector.diagnosis.evidence import decayed_away, half_underflow, inverse
+from stallwatch.detector.diagnosis.evidence import decayed_away, half_underflow, inverse, raised
 from stallwatch.detector.diagnosis.weighing import Term, Weighing, log_ramp, ramp
 
 KIND = "dead_units"
@@ -23,6 +23,8 @@ def weigh(vitals: Vitals) -> Weighing | None:
     dead = all_rows.now if cut else rows.now
     before = all_rows.reference if cut else rows.reference
     saturated = seen.saturated_share
+    norm = seen.gradient_norm
+    largest = norm.peak / norm.reference if norm.reference > 0 else float("nan")
     terms = (
         Term(
             ramp(dead, 0.4, 0.8, 4.0),
@@ -43,6 +45,14 @@ def weigh(vitals: Vitals) -> Weighing | None:
         Term(
             -log_ramp(inverse(half_underflow(vitals)), 0.02, 0.25, 5.0),
             f"what is not zero is tiny as well ({seen.gradient_element:.2g})",
+        ),
+        Term(
+            -log_ramp(raised(vitals), 1.3, 5.0, 3.0),
+            f"the learning rate went up at step {vitals.rate.raised_at:,}, and units die of large steps",
+        ),
+        Term(
+            -log_ramp(largest, 50, 1000, 4.0),
+            f"gradients were up to {largest:.3g} times as large as usual, and units die of large steps",
         ),
         Term(
             -6.0 * decayed_away(vitals),

@@ -9,7 +9,7 @@ counts for it.
 from __future__ import annotations
 
 from stallwatch.detector.core.vitals import Vitals
-from stallwatch.detector.diagnosis.evidence import raised_from, stopped
+from stallwatch.detector.diagnosis.evidence import raised, stopped
 from stallwatch.detector.diagnosis.weighing import Term, Weighing, log_ramp
 
 KIND = "exploding_gradients"
@@ -22,7 +22,7 @@ def weigh(vitals: Vitals) -> Weighing | None:
     seen, loss = vitals.optimization, vitals.loss
     norm, depth, weight = seen.gradient_norm, seen.depth_ratio, seen.weight_norm
     tail = norm.peak / norm.reference if norm.reference > 0 else float("nan")
-    raised = raised_from(vitals)
+    factor = raised(vitals)
     worse = loss is not None and loss.rise > 0 and loss.rise_sigma > 3
     terms = (
         Term(
@@ -34,8 +34,12 @@ def weigh(vitals: Vitals) -> Weighing | None:
             f"the first layers get {depth.now:.2g} times the gradient that the last ones get, for their size",
         ),
         Term(
-            log_ramp(tail, 100, 1e4, 2.0),
-            f"single gradients were up to {tail:.3g} times as large as usual",
+            log_ramp(seen.gradient_tail, 5, 30, 5.0),
+            f"single gradients are again and again as large as {seen.gradient_tail:.3g} times the usual one",
+        ),
+        Term(
+            log_ramp(tail, 30, 1000, 3.0),
+            f"there were gradients up to {tail:.3g} times as large as usual",
         ),
         Term(
             log_ramp(weight.ratio, 1.3, 3.0, 1.5),
@@ -50,14 +54,14 @@ def weigh(vitals: Vitals) -> Weighing | None:
             f"the loss stands {loss.rise if loss else 0:.3g} above its best",
         ),
         Term(
-            -log_ramp(raised, 1.3, 3.0, 4.0),
-            f"the learning rate went up {raised:.3g} times, at step {vitals.rate.since:,}",
+            -log_ramp(factor, 1.3, 3.0, 4.0),
+            f"the learning rate went up {factor:.3g} times, at step {vitals.rate.raised_at:,}",
         ),
     )
-    if not any(term.nats > 0 for term in terms[:3]):
+    if not any(term.nats > 0 for term in terms[:4]):
         return None
-    strongest = max(terms[:3], key=lambda term: term.nats)
-    grown = norm.ratio > _DECISIVE and worse and not raised > 1
+    strongest = max(terms[:4], key=lambda term: term.nats)
+    grown = norm.ratio > _DECISIVE and worse and not factor > 1
     deep = depth.now > 1e5 and stopped(vitals)
     return Weighing(
         kind=KIND,

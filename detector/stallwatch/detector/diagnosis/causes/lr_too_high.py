@@ -9,7 +9,7 @@ rate; it takes more than that. Not to be confused with `exploding_gradients` (gr
 from __future__ import annotations
 
 from stallwatch.detector.core.vitals import Vitals
-from stallwatch.detector.diagnosis.evidence import alignment_sigma, raised_from, step_power
+from stallwatch.detector.diagnosis.evidence import alignment_sigma, inverse, raised, step_power
 from stallwatch.detector.diagnosis.weighing import Term, Weighing, log_ramp, ramp
 
 KIND = "lr_too_high"
@@ -19,9 +19,10 @@ def weigh(vitals: Vitals) -> Weighing | None:
     """Evidence for and against."""
     seen, rate, loss = vitals.optimization, vitals.rate, vitals.loss
     mean, error = seen.alignment_mean, seen.alignment_error
-    raised = raised_from(vitals)
+    factor = raised(vitals)
     worse = loss.rise / max(loss.level, 1e-30) if loss is not None else float("nan")
-    near = loss is not None and loss.since_step >= rate.since - loss.since_step_error
+    weight = seen.weight_norm
+    grown = weight.now / weight.lowest if weight.lowest > 0 else float("nan")
     state = loss.state if loss is not None else ""
     terms = (
         Term(
@@ -37,8 +38,12 @@ def weigh(vitals: Vitals) -> Weighing | None:
             f"a single step could change the loss by {step_power(vitals):.2g} times its size",
         ),
         Term(
-            log_ramp(raised, 1.3, 5.0, 3.0) * near,
-            f"the loss stopped falling when the rate went up {raised:.3g} times, at step {rate.since:,}",
+            log_ramp(factor, 1.3, 5.0, 4.0),
+            f"the loss has not fallen since the rate went up {factor:.3g} times, at step {rate.raised_at:,}",
+        ),
+        Term(
+            log_ramp(grown, 2.0, 8.0, 2.5) * (seen.update_ratio.now > 3e-3),
+            f"the weights have grown {grown:.3g} times and still change by {seen.update_ratio.now:.2g} a step",
         ),
         Term(
             ramp(worse, 0.05, 0.5, 1.5),
@@ -53,14 +58,14 @@ def weigh(vitals: Vitals) -> Weighing | None:
             f"the gradient still points along the steps (cosine {mean:.2f} +- {error:.2f})",
         ),
         Term(
-            -log_ramp(1 / seen.update_ratio.now if seen.update_ratio.now > 0 else 0.0, 2e3, 2e4, 4.0),
+            -log_ramp(inverse(seen.update_ratio.now), 2e3, 2e4, 4.0),
             f"steps are small: {seen.update_ratio.now:.2g} of the weights",
         ),
     )
     if not any(term.nats for term in terms):
         return None
     strongest = max(terms, key=lambda term: term.nats)
-    target = rate.before if raised > 1 else rate.now / 5
+    target = rate.raised_from if factor > 1 else rate.now / 5
     return Weighing(
         kind=KIND,
         terms=terms,
@@ -70,5 +75,5 @@ def weigh(vitals: Vitals) -> Weighing | None:
             "Where it was raised, warm it up over some hundred steps, or lower the momentum with it.",
         ),
         experiment=f"run 200 steps at {rate.now / 3:.2g}, a third of the rate: the loss falls below its present level within them.",
-        since_step=rate.since if raised > 1 else -1,
+        since_step=rate.raised_at if factor > 1 else -1,
     )

@@ -10,7 +10,13 @@ zero. Not to be confused with `noise_floor` (the gradient no longer points anywh
 from __future__ import annotations
 
 from stallwatch.detector.core.vitals import Vitals
-from stallwatch.detector.diagnosis.evidence import alignment_sigma, half_underflow, inverse, is_adaptive
+from stallwatch.detector.diagnosis.evidence import (
+    alignment_sigma,
+    half_underflow,
+    inverse,
+    is_adam,
+    is_adaptive,
+)
 from stallwatch.detector.diagnosis.weighing import Term, Weighing, log_ramp, ramp
 
 KIND = "lr_too_low"
@@ -81,7 +87,8 @@ def _against(vitals: Vitals) -> tuple[Term, ...]:
             f"clipping shortens the steps to {scaling.clip_factor:.2g} of what the rate asks for",
         ),
         Term(
-            -log_ramp(inverse(seen.effective_step.ratio), 4, 30, 5.0) * is_adaptive(vitals),
+            -log_ramp(inverse(seen.effective_step.ratio), 4, 30, 5.0) * is_adaptive(vitals)
+            - log_ramp(inverse(seen.effective_step.now), 20, 300, 5.0) * is_adam(vitals),
             f"the optimizer makes {seen.effective_step.now:.2g} of a step out of the rate, {seen.effective_step.reference:.2g} before",
         ),
         Term(

@@ -8,7 +8,13 @@ SGD, whose steps follow the gradient. Not to be confused with `lr_too_low` (the 
 from __future__ import annotations
 
 from stallwatch.detector.core.vitals import Vitals
-from stallwatch.detector.diagnosis.evidence import alignment_sigma, half_underflow, inverse, is_adaptive
+from stallwatch.detector.diagnosis.evidence import (
+    alignment_sigma,
+    half_underflow,
+    inverse,
+    is_adam,
+    is_adaptive,
+)
 from stallwatch.detector.diagnosis.weighing import Term, Weighing, log_ramp, ramp
 
 KIND = "optimizer_starved"
@@ -22,11 +28,11 @@ def weigh(vitals: Vitals) -> Weighing | None:
     step, norm = seen.effective_step, seen.gradient_norm
     terms = (
         Term(
-            log_ramp(inverse(step.ratio), 3, 20, 4.0),
+            log_ramp(inverse(step.ratio), 3, 20, 3.0),
             f"the optimizer makes {step.now:.2g} of a step out of the learning rate, and made {step.reference:.2g}",
         ),
         Term(
-            log_ramp(inverse(step.now), 20, 300, 2.0),
+            log_ramp(inverse(step.now), 20, 300, 4.0) * is_adam(vitals),
             f"steps are {step.now:.2g} of the learning rate, where Adam's are 0.05 to 1",
         ),
         Term(

@@ -15,6 +15,7 @@ from stallwatch.detector.signals.evaluations import EvaluationSeries
 _MOST = 64
 """Series of one kind that are followed."""
 _LEAST_POINTS = 8
+_FIRST = 8
 _ASLEEP = 8
 """Zeros in a row of a term that is not on yet."""
 
@@ -26,6 +27,8 @@ class NamedSeries:
     course: EvaluationSeries = field(default_factory=EvaluationSeries)
     count: int = 0
     samples: float = 0.0
+    first: list[float] = field(default_factory=list)
+    """The first values."""
     zeros: int = 0
     """Zeros in a row."""
     alive_since: int = -1
@@ -36,6 +39,8 @@ class NamedSeries:
             self.course.add(step, value)
             self.count += 1
             self.samples += samples
+            if len(self.first) < _FIRST:
+                self.first.append(value)
             if value and self.zeros >= _ASLEEP:
                 self.alive_since = step
             self.zeros = 0 if value else self.zeros + 1
@@ -103,7 +108,7 @@ def summary(name: str, series: NamedSeries) -> SeriesVitals | None:
         name=name,
         points=series.count,
         level=float(values[-eighth:].mean()),
-        start=float(values[:eighth].mean()),
+        start=float(np.median(series.first[: max(series.count // 8, 1)])),
         slope=slope,
         slope_error=error,
         alive_since=series.alive_since,

@@ -124,6 +124,7 @@ class OptimizationTracker:
         with_gradient = self.blocks.with_gradient
         return OptimizationVitals(
             gradient_norm=self.gradient_norm.level(until),
+            gradient_tail=_tail(self.gradient_norm.recent),
             weight_norm=self.weight_norm.level(until),
             update_ratio=self.update_ratio.level(until),
             effective_step=self.effective_step.level(until),
@@ -154,6 +155,15 @@ class OptimizationTracker:
             left_since=min((self.blocks.resting_from[index] for index in left), default=-1),
             still_since=min((self.blocks.still_from[index] for index in still), default=-1),
         )
+
+
+def _tail(values: list[float]) -> float:
+    """The third largest over the median; NaN with fewer than 16."""
+    if len(values) < 16:
+        return math.nan
+    ordered = sorted(values)
+    middle = ordered[len(ordered) // 2]
+    return ordered[-3] / middle if middle > 0 else math.nan
 
 
 def _one(values: NDArray[np.float64]) -> float:

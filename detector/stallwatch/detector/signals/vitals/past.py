@@ -25,6 +25,10 @@ _FIRST = 8
 _SIGMAS = 6.0
 """A jump of the median of 32 losses by so many deviations of single ones is none of the noise: 30 standard errors."""
 
+_RAISED = 1.3
+_STOOD = 16
+"""Steps that a rate has stood before a rise of it is no warm-up."""
+
 
 @dataclass(slots=True)
 class RateTracker:
@@ -36,10 +40,19 @@ class RateTracker:
     falling: int = 0
     """Of the latest changes, how many more went down than up."""
     low_since: int = -1
+    raised_at: int = -1
+    raised_from: float = math.nan
+    changed_at: int = -1
+    """Step of the latest change of any size."""
 
     def take(self, step: int, rate: float) -> None:
         """The rate at one step."""
         old = self.tracker.current
+        if rate != old:
+            # A warm-up rises at every step, in large ones at first; this is a rate that stood still.
+            if rate >= _RAISED * old > 0 and step - self.changed_at >= _STOOD:
+                self.raised_at, self.raised_from = step, old
+            self.changed_at = step
         if self.tracker.update(step, rate):
             self.before, self.jumped_at = old, step
         elif rate < old:
@@ -60,6 +73,8 @@ class RateTracker:
             before=self.before,
             falling=self.falling >= 4,
             low_since=self.low_since,
+            raised_at=self.raised_at,
+            raised_from=self.raised_from,
         )
 
 
