@@ -8,6 +8,7 @@ import fnmatch
 import itertools
 import json
 import shutil
+import signal
 import sys
 import time
 from collections.abc import Callable
@@ -84,6 +85,8 @@ def arguments() -> argparse.Namespace:
 def main() -> int:
     """Results are kept by scenario and tool, so that they may be made in parts."""
     options = arguments()
+    # As an exception, so that what was started is ended.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     began = time.monotonic()
     store = options.out.resolve() / "peers.json"
     store.parent.mkdir(parents=True, exist_ok=True)
