@@ -46,7 +46,7 @@ def weigh(vitals: Vitals) -> Weighing | None:
             f"the gradient still points along the steps (cosine {seen.alignment_mean:.2f})",
         ),
         Term(
-            -log_ramp(raised(vitals), 1.3, 5.0, 3.0),
+            -log_ramp(raised(vitals), 1.3, 5.0, 5.0),
             f"the loss has not fallen since the learning rate went up, at step {vitals.rate.raised_at:,}",
         ),
         Term(
