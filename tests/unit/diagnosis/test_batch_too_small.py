@@ -39,4 +39,4 @@ def test_a_gradient_that_points_somewhere_needs_no_larger_batch():
 def test_after_a_raise_of_the_rate_it_is_the_rate():
     """The batch was large enough before."""
     raised = {"now": 3e-2, "peak": 3e-2, "raised_at": 490, "raised_from": 1e-3}
-    assert first(seen(rate=raised, loss={"rise": 0.4, "noise": 0.6})) == "lr_too_high"
+    assert first(seen(rate=raised, loss={"rise": 0.4, "rise_sigma": 10.0, "noise": 0.6})) == "lr_too_high"

@@ -39,7 +39,7 @@ def test_one_saturated_module_is_none():
 def test_units_that_were_killed_by_a_raise_of_the_rate():
     """The rate comes first; that units died is among the first three."""
     seen = vitals(
-        loss={"state": "diverging", "rise": 0.6},
+        loss={"state": "diverging", "rise": 0.6, "rise_sigma": 10.0},
         rate={"now": 3e-2, "peak": 3e-2, "raised_at": 490, "raised_from": 1e-3},
         live_zero_rows=level(0.75, 0.1),
         zero_row_share=level(0.75, 0.1),

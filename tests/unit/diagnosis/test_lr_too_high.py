@@ -10,7 +10,7 @@ RAISED = {"now": 3e-2, "peak": 3e-2, "raised_at": 480, "raised_from": 1e-3}
 def test_a_rate_that_was_raised_thirty_times():
     """The loss has not fallen since, and gradients point back."""
     seen = vitals(
-        loss={"state": "oscillating", "rise": 0.5},
+        loss={"state": "oscillating", "rise": 0.5, "rise_sigma": 10.0},
         rate=RAISED,
         alignment_mean=-0.2,
         alignment_error=0.03,

@@ -10,13 +10,13 @@ SHRUNK = {"weight_norm": level(8.0, 20.0), "decay_share": level(0.6, 0.4)}
 
 def test_weight_decay_that_outweighs_the_loss():
     """Weights shrink, the loss rises, and decay is most of each step."""
-    assert first(vitals(loss={"rise": 0.2}, **SHRUNK)) == "over_regularized"
+    assert first(vitals(loss={"rise": 0.2, "rise_sigma": 10.0}, **SHRUNK)) == "over_regularized"
 
 
 def test_weights_that_decayed_away_take_everything_with_them():
     """Gradients vanish, units die and blocks stop in a model whose weights are nearly zero: the decay did it."""
     seen = vitals(
-        loss={"rise": 0.5},
+        loss={"rise": 0.5, "rise_sigma": 10.0},
         weight_norm=level(0.02, 4.0, peak=20.0),
         decay_share=level(0.8, 0.9),
         depth_ratio=level(1e-12),

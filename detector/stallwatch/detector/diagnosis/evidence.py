@@ -72,6 +72,14 @@ def decayed_away(vitals: Vitals) -> bool:
     return bool(seen.weight_norm.now < 0.2 * seen.weight_norm.peak and seen.decay_share.peak > 0.3)
 
 
+def worse(vitals: Vitals) -> float:
+    """How far the loss stands above its best, as a share of it; NaN while that is within the noise."""
+    loss = vitals.loss
+    if loss is None or not loss.level > 0 or not loss.rise_sigma > 3:
+        return math.nan
+    return loss.rise / loss.level
+
+
 def stopped(vitals: Vitals) -> bool:
     """Whether the loss no longer falls."""
     return vitals.loss is not None and vitals.loss.state in ("plateau", "slow", "oscillating", "diverging")

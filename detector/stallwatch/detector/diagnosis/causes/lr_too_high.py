@@ -9,7 +9,7 @@ rate; it takes more than that. Not to be confused with `exploding_gradients` (gr
 from __future__ import annotations
 
 from stallwatch.detector.core.vitals import Vitals
-from stallwatch.detector.diagnosis.evidence import alignment_sigma, inverse, raised, step_power
+from stallwatch.detector.diagnosis.evidence import alignment_sigma, inverse, raised, step_power, worse
 from stallwatch.detector.diagnosis.weighing import Term, Weighing, log_ramp, ramp
 
 KIND = "lr_too_high"
@@ -20,7 +20,7 @@ def weigh(vitals: Vitals) -> Weighing | None:
     seen, rate, loss = vitals.optimization, vitals.rate, vitals.loss
     mean, error = seen.alignment_mean, seen.alignment_error
     factor = raised(vitals)
-    worse = loss.rise / max(loss.level, 1e-30) if loss is not None else float("nan")
+    above = worse(vitals)
     weight = seen.weight_norm
     grown = weight.now / weight.lowest if weight.lowest > 0 else float("nan")
     state = loss.state if loss is not None else ""
@@ -46,8 +46,8 @@ def weigh(vitals: Vitals) -> Weighing | None:
             f"the weights have grown {grown:.3g} times and still change by {seen.update_ratio.now:.2g} a step",
         ),
         Term(
-            ramp(worse, 0.05, 0.5, 1.5),
-            f"the loss stands {100 * worse:.3g} % above its best",
+            ramp(above, 0.05, 0.5, 1.5),
+            f"the loss stands {100 * above:.3g} % above its best",
         ),
         Term(
             1.5 * (state in ("oscillating", "diverging")),

@@ -9,7 +9,7 @@ it. Does not see penalties that are part of the loss unless they are logged as a
 from __future__ import annotations
 
 from stallwatch.detector.core.vitals import Vitals
-from stallwatch.detector.diagnosis.evidence import decayed_away
+from stallwatch.detector.diagnosis.evidence import decayed_away, worse
 from stallwatch.detector.diagnosis.weighing import Term, Weighing, log_ramp, ramp
 
 KIND = "over_regularized"
@@ -20,7 +20,7 @@ def weigh(vitals: Vitals) -> Weighing | None:
     seen, loss = vitals.optimization, vitals.loss
     share, weight = seen.decay_share, seen.weight_norm
     kept = weight.now / weight.peak if weight.peak > 0 else float("nan")
-    worse = loss.rise / max(loss.level, 1e-30) if loss is not None else float("nan")
+    above = worse(vitals)
     evaluation = vitals.evaluation
     gap = (
         loss.level / evaluation.level
@@ -37,8 +37,8 @@ def weigh(vitals: Vitals) -> Weighing | None:
             f"the weights have shrunk to {100 * kept:.0f} % of their largest norm",
         ),
         Term(
-            ramp(worse, 0.02, 0.2, 1.5) * (share.now > 0.1),
-            f"the loss stands {100 * worse:.0f} % above its best",
+            ramp(above, 0.02, 0.2, 1.5) * (share.now > 0.1),
+            f"the loss stands {100 * above:.0f} % above its best",
         ),
         Term(
             4.0 * decayed_away(vitals),
