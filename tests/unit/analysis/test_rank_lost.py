@@ -163,3 +163,15 @@ def test_a_node_that_is_gone_is_named():
     assert finding.reason.startswith("Node node1 (ranks 8, 9")
     assert finding.evidence["node"] == "node1"
     assert "that machine and its network" in finding.advice[0]
+
+
+def test_a_rank_that_died_before_its_last_steps_were_sent_is_dated_by_the_others():
+    """Its last batch never came, but the others could not have finished their steps without it."""
+    job = Job(steps=60, sample_period=0)
+    analysis = RunAnalysis(job.run)
+    attach(analysis, job, START)
+    analysis.disconnect(START + 1, 2, job.incarnation + 2, "connection reset")
+    for second in range(1, 40):
+        beat_all(analysis, job, START + second, Phase.SYNC, last_step=59, ranks=(0, 1, 3))
+        analysis.tick(START + second)
+    assert one(analysis, "rank_lost").since_step == 60

@@ -121,8 +121,12 @@ class RankLost:
         rank = seen.ranks[first]
         host = seen.hosts.get(rank, "")
         last = int(seen.last_step[index].min())
-        ending = seen.endings.get(rank, "") if not seen.connected[first] else ""
         count = int(np.count_nonzero(others))
+        if self.gone and count:
+            # Replicas are in step: what the others have finished, it has taken part in, though it could not say so any more.
+            last = max(last, seen.step)
+        ending = seen.endings.get(rank, "") if not seen.connected[first] else ""
+        after = f"after step {last:,}" if last >= 0 else "before its first step"
         who = ranks_text(self.named).capitalize() + (f" on {host}" if host and len(self.named) == 1 else "")
         node = lost_node(self.named, seen.hosts)
         if node:
@@ -134,11 +138,9 @@ class RankLost:
             if not seen.connected[first]
             else "no heartbeat came"
         )
-        heard = f"{who} went silent after step {last:,}: {how} {seconds_text(float(age[first]))} ago"
+        heard = f"{who} went silent {after}: {how} {seconds_text(float(age[first]))} ago"
         if how == "no heartbeat came":
-            heard = (
-                f"{who} went silent after step {last:,}: no heartbeat for {seconds_text(float(age[first]))}"
-            )
+            heard = f"{who} went silent {after}: no heartbeat for {seconds_text(float(age[first]))}"
         if not self.gone:
             tail = (
                 f"the other {count} ranks still finish steps, so the process lives and only its agent is gone"

@@ -215,7 +215,7 @@ class Noise:
             complete_ones = latest[:, np.isfinite(latest).all(axis=0)]
             spread = complete_ones.std(axis=0) if complete_ones.size else np.zeros(1)
             between = float(np.median(spread)) / max(len(latest) - 1, 1) ** 0.5
-            return _UNKNOWN_FACTOR * max(within, between)
+            return float(_UNKNOWN_FACTOR * max(within, between))
         # The tails of what is usual count as well as its middle: 0.9 of a normal distribution's lie within 1.645.
         middle, tail = np.quantile(older, (0.5, 0.9)).tolist()
         learned = max(SIGMA * middle, tail / 1.645) / 2**0.5 * step_seconds
