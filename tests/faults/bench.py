@@ -16,6 +16,7 @@ from faults.judge import Outcome, judge
 from faults.ranks import Ranks, Torchrun, Zygote
 from faults.scenario import Case, Ending, Lane
 from stallwatch.detector.checks import CHECKS
+from stallwatch.detector.diagnosis import CAUSES
 from support.service import Service
 
 POLL_SECONDS = 0.25
@@ -46,7 +47,7 @@ class Bench:
         outcome = judge(
             case,
             watch.findings(),
-            frozenset(CHECKS),
+            frozenset((*CHECKS, *CAUSES)),
             fault_seconds=watch.fault_seconds(),
             seen_seconds=watch.seen,
             trouble=trouble,

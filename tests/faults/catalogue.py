@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from faults.scenario import Scenario
-from faults.scenarios import data, elastic, healthy, progress, scaling, sync, update
+from faults.scenarios import causes_optimization, data, elastic, healthy, progress, scaling, sync, update
 
-THEMES = (sync, update, data, scaling, progress, elastic, healthy)
+THEMES = (sync, update, data, scaling, progress, elastic, causes_optimization, healthy)
 
 SCENARIOS: dict[str, Scenario] = {}
 for _theme in THEMES:

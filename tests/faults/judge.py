@@ -94,7 +94,9 @@ def judge(
         trouble: Why the job itself did not go as it should.
     """
     kind = case.scenario.kind
-    found = next((finding for finding in findings if finding["kind"] == kind), None)
+    found = next((finding for finding in findings if finding["kind"] == kind), None) or _stall_by(
+        findings, kind
+    )
     true = {kind, *case.scenario.also}
     extra = [each for each in findings if each["severity"] != "info" and each["kind"] not in true]
     outcome = Outcome(case, Verdict.RIGHT, said=findings, found=found, extra=extra, trouble=trouble)
@@ -107,6 +109,15 @@ def judge(
             outcome.delay_seconds = max(seen - fault_seconds, 0.0)
     outcome.verdict = _verdict(outcome, decided)
     return outcome
+
+
+def _stall_by(findings: Sequence[Finding], kind: str | None) -> Finding | None:
+    """The verdict about the loss that gives this kind as its first cause."""
+    for finding in findings:
+        causes = finding.get("causes") or [{"kind": ""}]
+        if finding["category"] == "learning" and causes[0]["kind"] == kind:
+            return finding
+    return None
 
 
 def _verdict(  # noqa: PLR0911 - one return a verdict, in their order
