@@ -159,15 +159,19 @@ def test_equal_buffers_resolve_it():
     assert one(analyze(Job(sample_fault=until)), "replica_desync").status == "resolved"
 
 
-def test_steps_name_the_onset_where_the_whole_model_differs():
-    """Fingerprints of a few parameters at every step date a reload exactly."""
+@pytest.mark.parametrize("period", [8, 25])
+def test_steps_name_the_onset_where_the_whole_model_differs(period):
+    """Fingerprints of a few parameters at every step date a reload exactly, whichever sample comes late."""
 
     def reloaded(columns):
         columns.parameters_before[columns.step >= 87, 2] += 1
         columns.parameters_after[columns.step >= 87, 2] += 1
 
     finding = one(
-        analyze(Job(faults=(probed, reloaded), sample_fault=flipped(87, [2], range(4)))), "replica_desync"
+        analyze(
+            Job(faults=(probed, reloaded), sample_fault=flipped(87, [2], range(4)), sample_period=period)
+        ),
+        "replica_desync",
     )
     assert finding.since_step == 87
     assert finding.ranks == (2,)

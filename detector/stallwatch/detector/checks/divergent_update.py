@@ -102,8 +102,8 @@ class DivergentUpdate:
     """The latest step on which each rank's gradient was an old one."""
     unsynchronised_at: int = -1
     """The latest step on which gradients differed already as the reduction left them, or may have."""
-    separated: bool = False
-    """Whether parameters were seen to differ before a step that was the same on all ranks."""
+    separated_at: int = -1
+    """The first step that was the same on all ranks but for the parameters that it found; -1 when there was none."""
     reduced_equally: bool = False
     """Whether gradients of the latest step were equal as the reduction left them."""
     equal_sample: int = -1
@@ -233,9 +233,9 @@ class DivergentUpdate:
         if not all_known(before) or not all_known(after):
             return None
         if disagree(before):
-            self.separated = True
+            self.separated_at = step.step if self.separated_at < 0 else self.separated_at
             return None
-        if self.separated or not disagree(after):
+        if self.separated_at >= 0 or not disagree(after):
             return None
         return Difference(OPTIMIZER, deviating(step.ranks, after))
 
@@ -323,7 +323,10 @@ class DivergentUpdate:
             return None
         parameters = differing_blocks(sample.parameter_fingerprints, sample.any_non_finite()).size
         if not parameters:
-            self.equal_sample, self.separated = sample.step, False
+            self.equal_sample = sample.step
+            if self.separated_at <= sample.step:
+                # A sample comes some steps after its own, and what those steps have shown stays.
+                self.separated_at = -1
             return None
         gradients = differing_blocks(sample.gradient_fingerprints, sample.any_non_finite()).size
         norms, sizes = np.sqrt(sample.update_square), np.sqrt(sample.parameter_square)

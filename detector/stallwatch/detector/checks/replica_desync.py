@@ -154,7 +154,9 @@ class ReplicaDesync:
         self.equal_step = step
         self.equal_samples += 1
         self.differing_gradients = 0
-        self.seen_step = -1
+        if self.seen_step <= step:
+            # Samples come some steps after their own, and what those steps have shown stays.
+            self.seen_step = -1
         over = self.firing and self.form == PARAMETERS and self.equal_samples >= self.config.resolve_samples
         return self._resolved(step, "Parameters have been equal again") if over else None
 
