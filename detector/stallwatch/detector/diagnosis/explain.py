@@ -10,6 +10,7 @@ from stallwatch.detector.core.verdicts import Cause, EvidenceValue, Verdict
 from stallwatch.detector.core.vitals import Vitals
 from stallwatch.detector.core.vocabulary import VOCABULARY
 from stallwatch.detector.diagnosis.causes import CAUSES
+from stallwatch.detector.diagnosis.missing import missing
 from stallwatch.detector.diagnosis.ranking import Ranked, as_causes, is_sure, rank
 from stallwatch.detector.diagnosis.weighing import Weigh
 
@@ -35,11 +36,15 @@ def explain(
     ranked = rank(replace(vitals, findings={each.kind: each.since_step for each in firing}), causes)
     faults = _faults(verdict, firing)
     named = tuple(dict.fromkeys((*faults, *as_causes(ranked))))[: _ADVICE + len(faults)]
+    needed = () if faults or is_sure(ranked) else missing(vitals)
+    evidence = {**verdict.evidence, **_evidence(ranked, faults)}
+    if needed:
+        evidence["to_decide"] = needed
     return replace(
         verdict,
         causes=named,
-        advice=_advice(verdict, ranked, firing, faults),
-        evidence={**verdict.evidence, **_evidence(ranked, faults)},
+        advice=_advice(verdict, ranked, firing, faults, needed),
+        evidence=evidence,
     )
 
 
@@ -59,13 +64,18 @@ def _seriousness(finding: Finding) -> int:
 
 
 def _advice(
-    verdict: Verdict, ranked: Sequence[Ranked], firing: Sequence[Finding], faults: Sequence[Cause]
+    verdict: Verdict,
+    ranked: Sequence[Ranked],
+    firing: Sequence[Finding],
+    faults: Sequence[Cause],
+    needed: Sequence[str],
 ) -> tuple[str, ...]:
     if faults:
         first = next(each for each in firing if each.kind == faults[0].kind)
         return first.advice[:_ADVICE]
     if not ranked or ranked[0].confidence < ranked_threshold():
-        return verdict.advice
+        ask = tuple(f"{each[0].upper()}{each[1:]}." for each in needed[:1])
+        return (*verdict.advice[: _ADVICE - len(ask)], *ask)
     first_cause = ranked[0].weighing
     steps = [*first_cause.advice]
     if first_cause.experiment:

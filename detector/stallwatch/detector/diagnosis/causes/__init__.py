@@ -6,15 +6,23 @@ from stallwatch.detector.diagnosis.causes import (
     amp_overflow,
     amp_underflow,
     batch_too_small,
+    capacity_limit,
     clipping_saturated,
+    component_stall,
+    data_shortfall,
     dead_units,
+    distribution_shift,
     exploding_gradients,
     frozen_parameters,
+    group_stall,
+    label_noise,
     lr_too_high,
     lr_too_low,
     noise_floor,
     optimizer_starved,
     over_regularized,
+    restart_regression,
+    user_change,
     vanishing_gradients,
 )
 from stallwatch.detector.diagnosis.weighing import Weigh
@@ -34,6 +42,14 @@ CAUSES: dict[str, Weigh] = {
         lr_too_low,
         lr_too_high,
         batch_too_small,
+        restart_regression,
+        data_shortfall,
+        distribution_shift,
+        user_change,
+        component_stall,
+        group_stall,
+        label_noise,
+        capacity_limit,
         noise_floor,
     )
 }
@@ -45,6 +61,11 @@ STANDALONE: tuple[str, ...] = (
     "vanishing_gradients",
     "exploding_gradients",
     "clipping_saturated",
+    "restart_regression",
+    "data_shortfall",
+    "distribution_shift",
+    "component_stall",
+    "group_stall",
 )
 """Causes that are findings of their own when their invariant is broken."""
 

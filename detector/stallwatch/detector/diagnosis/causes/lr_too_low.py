@@ -9,6 +9,8 @@ zero. Not to be confused with `noise_floor` (the gradient no longer points anywh
 
 from __future__ import annotations
 
+import math
+
 from stallwatch.detector.core.vitals import Vitals
 from stallwatch.detector.diagnosis.evidence import (
     alignment_sigma,
@@ -17,6 +19,7 @@ from stallwatch.detector.diagnosis.evidence import (
     is_adam,
     is_adaptive,
 )
+from stallwatch.detector.diagnosis.timeline import at_schedule_end, cut
 from stallwatch.detector.diagnosis.weighing import Term, Weighing, log_ramp, ramp
 
 KIND = "lr_too_low"
@@ -53,6 +56,7 @@ def weigh(vitals: Vitals) -> Weighing | None:
             -log_ramp(seen.update_ratio.now, 2e-3, 2e-2, 3.0),
             f"steps are not small: {seen.update_ratio.now:.2g} of the weights",
         ),
+        *_schedule(vitals),
         Term(
             log_ramp(inverse(rate.ratio), 5, 100, 2.0),
             f"the learning rate, {rate.now:.3g}, is 1/{inverse(rate.ratio):.3g} of its peak",
@@ -73,6 +77,33 @@ def weigh(vitals: Vitals) -> Weighing | None:
         ),
         experiment=f"run 200 steps at {3 * rate.now:.2g}, three times the rate: the loss falls at once if it was too low.",
         since_step=rate.since if rate.ratio < 0.5 else -1,
+    )
+
+
+def _schedule(vitals: Vitals) -> tuple[Term, ...]:
+    """What the rate did, and the loss with it: all that a log has to tell."""
+    rate, came = vitals.rate, cut(vitals)
+    factor, before, after, over = (
+        (came.factor, came.fall_before, came.fall_after, came.steps) if came else (math.nan,) * 4
+    )
+    stopped_it = after < 0.2 * before
+    low = (vitals.step - rate.low_since) / max(vitals.step - vitals.evidence_from, 1)
+    return (
+        Term(
+            log_ramp(inverse(factor), 2, 20, 2.0)
+            * (1 + ramp(before, 0.02, 0.1, 1.0))
+            * stopped_it
+            * (before > 0.02),
+            f"the loss fell by {100 * before:.3g} % over the {over:,.0f} steps before the rate was cut at step {rate.since:,}, and by {100 * after:.2g} % over as many since",
+        ),
+        Term(
+            ramp(low, 0.4, 0.8, 1.0) * (rate.low_since >= 0),
+            f"for {100 * low:.0f} % of the run it has been below a tenth of its peak",
+        ),
+        Term(
+            -6.0 * at_schedule_end(vitals),
+            f"its schedule is at its end, as planned ({rate.now:.2g}, {100 * rate.ratio:.2g} % of the peak)",
+        ),
     )
 
 
