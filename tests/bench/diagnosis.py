@@ -18,7 +18,7 @@ import sys
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -27,7 +27,8 @@ from bench.diagnosis_scenarios import HEALTHY, Scenario, load
 from stallwatch.detector.core.findings import Finding
 from stallwatch.detector.core.vocabulary import VOCABULARY
 from stallwatch.detector.diagnosis import CAUSES, DIAGNOSED, STANDALONE_CHECKS
-from stallwatch.detector.diagnosis.ranking import UNDETERMINED
+from stallwatch.detector.diagnosis.ranking import UNDETERMINED, as_causes, rank
+from stallwatch.detector.signals.vitals import VitalsSignal
 
 BENIGN = frozenset({"noise_floor", "capacity_limit"})
 SILENT = "no verdict"
@@ -50,6 +51,8 @@ class Score:
     alone: tuple[str, ...]
     """Causes that became findings of their own."""
     also: tuple[str, ...]
+    asked: tuple[tuple[str, float], ...] = ()
+    """What the causes would be at the end of the run, whether or not there was a verdict about the loss."""
     said: tuple[str, ...] = ()
     """Evidence of the last verdict."""
 
@@ -90,7 +93,11 @@ def run(scenario: Scenario, seed: int, cache: Path | None) -> Score:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(pickle.dumps(attempts))
     analyse(training, *attempts)
-    return score(scenario, seed, training.history)
+    signal = training.analysis.pipeline.signals["vitals"]
+    assert isinstance(signal, VitalsSignal)
+    asked = as_causes(rank(signal.vitals(), CAUSES))
+    found = score(scenario, seed, training.history)
+    return replace(found, asked=tuple((each.kind, each.confidence) for each in asked))
 
 
 def score(scenario: Scenario, seed: int, history: Iterable[Finding]) -> Score:
@@ -137,6 +144,10 @@ def report(scores: Sequence[Score]) -> str:
             f"{what}: {len(chosen)} runs, true cause first {sum(each.first for each in chosen) / count:.3f} "
             f"(when called {early / count:.3f}), among the first three {sum(each.among_three for each in chosen) / count:.3f}"
         )
+    asked = [each for each in faults if each.asked and each.asked[0][0] in (each.cause, *each.also)]
+    lines.append(
+        f"asked at the end, verdict or not: {len(faults)} runs, true cause first {len(asked) / max(len(faults), 1):.3f}"
+    )
     accused = [
         each
         for each in scores
@@ -188,7 +199,10 @@ def line(each: Score) -> str:
     mark = "ok " if each.first or (each.cause == HEALTHY and not each.alone) else "BAD"
     given = " ".join(f"{kind}={confidence:.2f}" for kind, confidence in each.last) or "-"
     alone = f" alone: {','.join(each.alone)}" if each.alone else ""
-    return f"{mark} {each.name}#{each.seed} {each.verdict or SILENT}@{each.detected_step} {given}{alone}"
+    asked = f" asked: {each.asked[0][0]}={each.asked[0][1]:.2f}" if each.asked and not each.verdict else ""
+    return (
+        f"{mark} {each.name}#{each.seed} {each.verdict or SILENT}@{each.detected_step} {given}{alone}{asked}"
+    )
 
 
 def main() -> int:
