@@ -12,6 +12,8 @@ from support.simulation import Job, analyze, kinds, one, play, restarted
 FROM = 100
 SIGNAL, NOISE = 2.0, 40.0
 """Squared norm of the gradient itself, and its noise in one sample."""
+TRUE_AS_WELL = {"batch_beyond_critical"}
+"""With this noise the critical batch is 20 samples: accumulated batches of hundreds are far beyond it."""
 
 
 def accumulating(count, since=0, until=10**9, synchronised=1):
@@ -139,7 +141,7 @@ def test_a_count_that_changes_with_its_division_is_in_order(noise, before, after
             faults=(accumulating(before, until=FROM), accumulating(after, since=FROM)),
             sample_fault=gradients((before, after), (1.0, 1.0), noise=noise, seed=seed),
         )
-        assert not kinds(analyze(job))
+        assert kinds(analyze(job)) <= TRUE_AS_WELL
 
 
 def epoch_ends(columns):
@@ -169,4 +171,4 @@ def test_accumulation_in_order_is_not_called(faults, sample_fault, declared):
     job = Job(
         steps=300, sample_period=8, faults=faults, sample_fault=sample_fault, accumulation_steps=declared
     )
-    assert not kinds(analyze(job))
+    assert kinds(analyze(job)) <= TRUE_AS_WELL
