@@ -114,7 +114,8 @@ def noiseless(step, rank, record):
 def test_what_only_looks_like_it_is_not_called(faults, sample_fault):
     """The all-reduced loss, a constant input, padding, and gradients with little noise are in order."""
     job = Job(steps=400, sample_period=5, faults=faults, sample_fault=sample_fault)
-    assert not kinds(analyze(job))
+    # Gradients without noise make any batch larger than it need be, which may be said.
+    assert kinds(analyze(job)) <= {"batch_beyond_critical"}
 
 
 @pytest.mark.parametrize("parallelism", [Parallelism.SHARDED, Parallelism.UNWRAPPED])
