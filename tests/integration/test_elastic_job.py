@@ -38,6 +38,8 @@ def test_restarts_and_another_world_size_are_one_run(tmp_path):
     """A rank dies once and torchrun restarts all; later the job goes on with three ranks: no step lost, and nothing to find."""
     with Service(tmp_path / "data") as service:
         torchrun(tmp_path, service.grpc_address, 2, "150", "70")
+        # The first attempt has said goodbye as well: finished is the second one at its last step.
+        wait_until("the second attempt's end", lambda: run_of(service)["step"] == 149)
         wait_until("the second attempt's end", lambda: run_of(service)["state"] == "finished")
         ranks = service.get(f"/api/v1/runs/{RUN}/ranks")["ranks"]
         assert [each["attempt"] for each in ranks] == [1, 1]
