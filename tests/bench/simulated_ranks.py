@@ -148,7 +148,8 @@ async def play(address: str, job: Simulation) -> float:
     seconds = time.perf_counter() - began
     for call in calls:
         await call.write(pb.StreamRequest(goodbye=pb.Goodbye(reason="finished", last_step=job.steps - 1)))
-    await asyncio.gather(*listeners, return_exceptions=True)
+        await call.done_writing()
+    await asyncio.wait(listeners, timeout=60)
     for channel in channels:
         await channel.close()
     return seconds
