@@ -72,7 +72,8 @@ def _evaluation(vitals: Vitals) -> tuple[Term, ...]:
     still = abs(series.slope) <= max(3 * series.slope_error, 0.05)
     gap = series.level / loss.level if loss.level > 0 and series.level > 0 else math.nan
     return (
-        Term(1.0 * still, "the evaluation loss is as flat"),
+        # Whatever holds the training loss up holds this one up as well: it only speaks against overfitting.
+        Term(0.5 * still, "the evaluation loss is as flat"),
         Term(
             -2.0 * (series.slope < -max(3 * series.slope_error, 0.1)),
             "the evaluation loss still falls",

@@ -31,6 +31,8 @@ _LATE = 0.35
 _PLANNED = 0.9
 """Share of the planned steps after which a low rate is what was planned."""
 _LOWERED = 0.7
+_LEAST_POINTS = 4
+"""Points of the course on either side of a cut; each is a mean of neighbours."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,14 +118,17 @@ def cut(vitals: Vitals) -> Cut | None:
     steps = min(rate.since - vitals.evidence_from, vitals.step - rate.since)
     before = [loss for step, loss in vitals.course if rate.since - steps <= step < rate.since]
     after = [loss for step, loss in vitals.course if rate.since <= step <= rate.since + steps]
-    if len(before) < 8 or len(after) < 8:
+    if len(before) < _LEAST_POINTS or len(after) < _LEAST_POINTS or vitals.loss is None:
         return None
-    quarter = len(before) // 4
+    quarter = max(len(before) // 4, 1)
     begin, at = _mean(before[:quarter]), _mean(before[-quarter:])
-    end = _mean(after[-(len(after) // 4) :])
+    end = _mean(after[-max(len(after) // 4, 1) :])
     size = abs(at)
     if not size > 0:
         return None
+    resolved = 2 * vitals.loss.noise / math.sqrt(quarter)
+    if begin - at < resolved:  # what the noise allows as well is no fall
+        begin = at
     return Cut(rate.since, rate.now / rate.before, float(steps), (begin - at) / size, (at - end) / size)
 
 

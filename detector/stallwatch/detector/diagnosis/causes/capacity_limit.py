@@ -26,7 +26,8 @@ def weigh(vitals: Vitals) -> Weighing | None:
     gap = evaluation.level / loss.level if evaluation and loss and loss.level > 0 else float("nan")
     own = (
         Term(
-            ramp(left, 0.35, 0.8, 1.0),
+            # Without gradients, faults that keep a loss high look the same.
+            ramp(left, 0.35, 0.8, 1.0 if vitals.optimization.alignment.count else 0.4),
             f"{100 * left:.0f} % of the loss is still there",
         ),
         Term(
@@ -34,7 +35,11 @@ def weigh(vitals: Vitals) -> Weighing | None:
             f"the loss is down to {100 * left:.2g} % of where it started",
         ),
         Term(
-            1.0 * (0.8 < gap < 1.2),
+            -ramp(left, 0.9, 0.98, 4.0),
+            f"with {100 * left:.0f} % of the loss still there, nothing has been learnt: that is no limit",
+        ),
+        Term(
+            0.5 * (0.8 < gap < 1.2),
             f"training and evaluation loss are the same ({gap:.2f})",
         ),
         Term(
@@ -43,10 +48,10 @@ def weigh(vitals: Vitals) -> Weighing | None:
         ),
     )
     shared = flatness(vitals)
-    if not any(term.nats > 0 for term in shared) and not any(term.nats > 0 for term in own[2:]):
+    if not any(term.nats > 0 for term in (*shared, *own[3:])):
         return None
     parameters = vitals.declaration.trainable_parameters if vitals.declaration else 0
-    best = max((*shared, *own[2:]), key=lambda term: term.nats)
+    best = max((*shared, *own[3:]), key=lambda term: term.nats)
     return Weighing(
         kind=KIND,
         terms=(*own, *shared, *nothing_broken(vitals)),

@@ -58,7 +58,8 @@ def weigh(vitals: Vitals) -> Weighing | None:
         ),
         *_schedule(vitals),
         Term(
-            log_ramp(inverse(rate.ratio), 5, 100, 2.0),
+            # By itself it says little: schedules end low, and are meant to.
+            log_ramp(inverse(rate.ratio), 5, 100, 2.0 if seen.alignment.count else 0.7),
             f"the learning rate, {rate.now:.3g}, is 1/{inverse(rate.ratio):.3g} of its peak",
         ),
         *_against(vitals),
@@ -95,6 +96,10 @@ def _schedule(vitals: Vitals) -> tuple[Term, ...]:
             * stopped_it
             * (before > 0.02),
             f"the loss fell by {100 * before:.3g} % over the {over:,.0f} steps before the rate was cut at step {rate.since:,}, and by {100 * after:.2g} % over as many since",
+        ),
+        Term(
+            -2.5 * bool(came and factor < 0.5 and after > max(0.02, 0.5 * before)),
+            f"the loss fell by {100 * after:.2g} % after the rate was cut at step {rate.since:,}, and so made use of it",
         ),
         Term(
             ramp(low, 0.4, 0.8, 1.0) * (rate.low_since >= 0),

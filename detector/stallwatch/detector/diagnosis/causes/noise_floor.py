@@ -14,7 +14,7 @@ import math
 from stallwatch.detector.core.vitals import Vitals
 from stallwatch.detector.diagnosis.evidence import inverse, stopped
 from stallwatch.detector.diagnosis.health import flatness, nothing_broken, progress
-from stallwatch.detector.diagnosis.timeline import at_schedule_end
+from stallwatch.detector.diagnosis.timeline import at_schedule_end, cut
 from stallwatch.detector.diagnosis.weighing import Term, Weighing, log_ramp, ramp
 
 KIND = "noise_floor"
@@ -26,10 +26,16 @@ def weigh(vitals: Vitals) -> Weighing | None:
         return None
     rate, left = vitals.rate, progress(vitals)
     accuracy = _accuracy(vitals)
+    came = cut(vitals)
+    gained = came.fall_after if came else math.nan
     own = (
         Term(
             5.0 * at_schedule_end(vitals),
             f"the learning rate is at the end of its schedule ({rate.now:.2g}, {100 * rate.ratio:.2g} % of its peak)",
+        ),
+        Term(
+            2.0 * bool(came and came.factor < 0.5 and gained > max(0.02, 0.5 * came.fall_before)),
+            f"the loss has made use of the last cut of the learning rate, by {100 * gained:.2g} %, and is flat since",
         ),
         Term(
             log_ramp(inverse(left), 12, 100, 3.0),
