@@ -10,22 +10,18 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from stallwatch.detector.checks.duplicate_shards_words import AGREEMENT, INPUTS, NORMS, Groups, Words
 from stallwatch.detector.checks.rank_rows import common, first_alike, row_of
-from stallwatch.detector.checks.wording import ranks_text
 from stallwatch.detector.core.inputs import Parallelism
 from stallwatch.detector.core.observations import AttemptObservation, StepObservation
 from stallwatch.detector.core.sampled import SampledObservation
-from stallwatch.detector.core.verdicts import EvidenceValue, Severity, Verdict
+from stallwatch.detector.core.verdicts import Severity, Verdict
 
 _JUDGED = (Parallelism.DATA_PARALLEL, Parallelism.LOCAL)
 """Sharded, tensor-parallel and pipeline-parallel ranks are fed the same batch on purpose; unwrapped ones need not belong
 together at all."""
-_INPUTS, _NORMS, _AGREEMENT = "inputs", "gradient norms", "agreement"
 _KEPT_AGREEMENTS = 12
-_SHOWN_GROUPS = 8
 _REMEMBERED_RANKS = 1024
-
-Groups = tuple[tuple[int, ...], ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,10 +170,10 @@ class DuplicateShards:
         self.distinct = not groups
         if groups:
             self.clean = 0
-            if groups == self.said and self.said_by == _INPUTS:
+            if groups == self.said and self.said_by == INPUTS:
                 return None
-            return self._say(step.step, groups, _INPUTS, *self._onset(groups))
-        if self.said and self.said_by != _AGREEMENT:
+            return self._say(step.step, groups, INPUTS, *self._onset(groups))
+        if self.said and self.said_by != AGREEMENT:
             return self._clean(step.step)
         return None
 
@@ -233,10 +229,10 @@ class DuplicateShards:
             self.norm_groups, self.norm_samples, self.norm_since = groups, 1, sample.step
         if groups and self.norm_samples >= self.config.samples and not self.distinct:
             self.clean = 0
-            if groups == self.said or (self.said and self.said_by == _INPUTS):
+            if groups == self.said or (self.said and self.said_by == INPUTS):
                 return None
-            return self._say(sample.step, groups, _NORMS, self.norm_since, 0.0)
-        if self.said_by == _NORMS and not groups:
+            return self._say(sample.step, groups, NORMS, self.norm_since, 0.0)
+        if self.said_by == NORMS and not groups:
             return self._clean(sample.step)
         return self._suspect(sample)
 
@@ -255,7 +251,7 @@ class DuplicateShards:
     def _suspect(self, sample: SampledObservation) -> Verdict | None:
         """Without any equality: gradients that agree, and losses that move as one."""
         config = self.config
-        if self.world_size < config.agreement_ranks or (self.said and self.said_by != _AGREEMENT):
+        if self.world_size < config.agreement_ranks or (self.said and self.said_by != AGREEMENT):
             return None
         correlation = self._correlation()
         enough = len(self.agreements) == _KEPT_AGREEMENTS and len(self.common_moves) == 64
@@ -269,9 +265,9 @@ class DuplicateShards:
         if fits and not self.said:
             groups = (tuple(range(self.world_size)),)
             return self._say(
-                sample.step, groups, _AGREEMENT, self.numbers[0] if self.numbers else sample.step, 64.0
+                sample.step, groups, AGREEMENT, self.numbers[0] if self.numbers else sample.step, 64.0
             )
-        if self.said_by == _AGREEMENT and enough and correlation < 0.9 * config.correlation:
+        if self.said_by == AGREEMENT and enough and correlation < 0.9 * config.correlation:
             return self._clean(sample.step)
         return None
 
@@ -303,60 +299,21 @@ class DuplicateShards:
         if not self.said:
             self.since = since
         self.said, self.said_by = groups, how
-        ranks = tuple(sorted(rank for group in groups for rank in group))
-        distinct = self.world_size - len(ranks) + len(groups)
-        batch = self.batch * distinct / self.world_size
-        size = f": a batch of {batch:,.0f} samples, not {self.batch:,.0f}" if self.batch else ""
-        shown = "; ".join(f"{ranks_text(group)} alike" for group in groups[:3])
-        more = f" and {len(groups) - 3} more groups" if len(groups) > 3 else ""
-        who = "all ranks" if distinct == 1 else f"{shown}{more}"
-        by = {
-            _INPUTS: f"their inputs have the same checksums step by step ({who})",
-            _NORMS: f"their local gradients have bit-identical norms on {self.norm_samples} sampled steps ({who})",
-            _AGREEMENT: "their gradients agree and their losses move as one",
-        }[how]
         agreement = float(np.median(self.agreements)) if self.agreements else None
-        evidence: dict[str, EvidenceValue] = {
-            "decided_by": how,
-            "distinct_ranks": distinct,
-            "world_size": self.world_size,
-            "effective_batch_size": batch if self.batch else None,
-            "nominal_batch_size": self.batch or None,
-            "agreement": agreement,
-            "loss_correlation": self._correlation() if len(self.common_moves) >= 16 else None,
-        }
-        for index, group in enumerate(groups[:_SHOWN_GROUPS]):
-            evidence[f"group_{index}"] = group[:64]
-        suspected = how == _AGREEMENT
-        lead = (
-            f"The {self.world_size} ranks may be training on the same samples since step {self.since:,}: {by} "
-            f"(agreement {agreement:.3f} of at most 1)."
-            if suspected
-            else f"Of {self.world_size} ranks only {distinct} train on different samples since step {self.since:,}, for "
-            f"{by}{size}."
-        )
+        words = Words(how, groups, self.world_size, self.since, self.batch, self.norm_samples, agreement)
+        correlation = self._correlation() if len(self.common_moves) >= 16 else None
         return Verdict(
             kind=self.kind,
             firing=True,
             step=step,
             since_step=self.since,
             since_step_error=error,
-            severity=Severity.INFO if suspected else None,
-            confidence={_INPUTS: 0.98, _NORMS: 0.97, _AGREEMENT: 0.6}[how],
-            score=float(self.world_size - distinct),
+            severity=Severity.INFO if how == AGREEMENT else None,
+            confidence={INPUTS: 0.98, NORMS: 0.97, AGREEMENT: 0.6}[how],
+            score=float(self.world_size - words.distinct),
             threshold=0.0,
-            reason=lead,
-            evidence=evidence,
-            advice=(
-                (
-                    "Give each rank its own part of the data: torch.utils.data.DistributedSampler with this job's rank and world "
-                    "size, or split_dataset_by_node for streams."
-                ),
-                "Where each rank draws at random, seed the drawing with the rank; weights are seeded alike, data is not.",
-                (
-                    "If several ranks are meant to work on one batch (tensor or pipeline parallelism), disable this kind in the "
-                    "settings."
-                ),
-            ),
-            ranks=ranks,
+            reason=words.reason(),
+            evidence={**words.evidence(), "loss_correlation": correlation},
+            advice=words.advice(),
+            ranks=tuple(sorted(rank for group in groups for rank in group)),
         )

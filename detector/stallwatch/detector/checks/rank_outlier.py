@@ -11,17 +11,19 @@ from numpy.typing import NDArray
 
 from stallwatch.detector.checks.across_ranks import SIGMA, Matrix, beyond_others, onset
 from stallwatch.detector.checks.rank_rows import common, row_of
+from stallwatch.detector.checks.rank_spread import (
+    MANY,
+    MEDIAN_ERROR,
+    beyond_usual,
+    error_of_typical,
+    standing_out,
+)
 from stallwatch.detector.checks.wording import ranks_text
 from stallwatch.detector.core.inputs import Parallelism
 from stallwatch.detector.core.observations import AttemptObservation, StepObservation
 from stallwatch.detector.core.sampled import SampledObservation
 from stallwatch.detector.core.verdicts import EvidenceValue, Verdict
 
-_MANY = 8
-"""Below this many ranks their spread says little: a rank is then compared with the range of the others."""
-_MEDIAN_ERROR = 1.2533
-"""Standard error of a median, in those of the mean."""
-_BLOCKS = 5
 _KEPT_NORMS = 12
 _KEPT_MEANS = 6
 
@@ -183,11 +185,15 @@ class RankOutlier:
         excess_of = np.where(np.sign(typical) == np.sign(mean), np.sign(typical), 0.0) * np.minimum(
             np.abs(typical), np.abs(mean)
         )
-        error = np.maximum(_error(excess), 1e-9 * max(level, 1e-300))
+        error = np.maximum(error_of_typical(excess), 1e-9 * max(level, 1e-300))
         scale = max(level, min(self.start_level / 2, self.config.start_factor * level))
-        score = self._score(excess_of, error, 0.002 * scale)
-        if ranks.size < _MANY:
-            score = np.where(self._is_beyond_usual(ranks, means, np.abs(excess_of)), score, 0.0)
+        score = standing_out(excess_of, error, 0.002 * scale, self.config.range_factor)
+        if ranks.size < MANY:
+            row = np.full(self.world_size, np.nan)
+            row[ranks] = means
+            self.means = [*self.means[1 - _KEPT_MEANS :], row]
+            history = np.stack(self.means)[:, ranks]
+            score[~beyond_usual(history, np.abs(excess_of), self.config.range_factor)] = 0.0
         off = (score > self.config.z) & (np.abs(excess_of) > self._share(ranks.size) * scale)
         whole = np.full((len(rows), self.world_size), np.nan)
         whole[:, ranks] = excess
@@ -203,56 +209,15 @@ class RankOutlier:
         self.past, self.past_numbers = (whole, numbers) if small else (np.zeros((0, 0)), [])
         return self._conclude(step)
 
-    def _is_beyond_usual(
-        self, ranks: NDArray[np.int64], means: NDArray[np.float64], distance: NDArray[np.float64]
-    ) -> NDArray[np.bool_]:
-        """Whether ranks are off by more than the others are from one another, this window and those before.
-
-        Where each rank reads its shard in order, what it reads for a while differs from what the others read meanwhile.
-        """
-        row = np.full(self.world_size, np.nan)
-        row[ranks] = means
-        self.means = [*self.means[1 - _KEPT_MEANS :], row]
-        history = np.stack(self.means)[:, ranks]
-        history = history[np.isfinite(history).all(axis=1)]
-        beyond = np.zeros(ranks.size, np.bool_)
-        if ranks.size < 3:
-            return ~beyond
-        for index in range(ranks.size):
-            others = np.delete(history, index, axis=1)
-            beyond[index] = distance[index] > self.config.range_factor * math.sqrt(
-                others.var(axis=1, ddof=1).mean()
-            )
-        return beyond
-
     def _share(self, count: int) -> float:
         config = self.config
         return (
             config.loss_share
-            if count >= _MANY
+            if count >= MANY
             else config.few_loss_share
             if count > 2
             else config.pair_loss_share
         )
-
-    def _score(
-        self, values: NDArray[np.float64], error: NDArray[np.float64], least: float
-    ) -> NDArray[np.float64]:
-        """How far ranks stand out, from the noise over steps and from one another."""
-        over_steps = np.abs(values) / error
-        if values.size >= _MANY:
-            spread = SIGMA * float(np.median(np.abs(values - np.median(values))))
-            return np.minimum(np.abs(values) / max(spread, least), over_steps)
-        if values.size == 2:
-            return over_steps / 2
-        apart = np.zeros(values.size, np.bool_)
-        for index in range(values.size):
-            others = np.delete(values, index)
-            distance = abs(float(values[index]) - float(np.median(others)))
-            # What the noise of two of them explains is no difference between them.
-            differ = max(float(np.ptp(others)) - 2 * float(np.delete(error, index).max()), 0.0)
-            apart[index] = distance > self.config.range_factor * differ
-        return np.where(apart, over_steps, 0.0)
 
     def _mark(
         self, rank: int, excess: float, level: float, score: float, whole: Matrix, numbers: list[int]
@@ -312,10 +277,10 @@ class RankOutlier:
             latest = latest[:, ranks]
             typical = np.median(latest, axis=0)
             spread = SIGMA * np.median(np.abs(latest - typical), axis=0)
-            error = np.maximum(_MEDIAN_ERROR * spread / math.sqrt(needed), 0.01)
-            score = self._score(typical, error, 0.02)
+            error = np.maximum(MEDIAN_ERROR * spread / math.sqrt(needed), 0.01)
+            score = standing_out(typical, error, 0.02, self.config.range_factor)
             floor = math.log(self.config.norm_ratio) * (
-                1 if ranks.size >= _MANY else 3 if ranks.size > 2 else 6
+                1 if ranks.size >= MANY else 3 if ranks.size > 2 else 6
             )
             same_side = (np.sign(latest) == np.sign(typical)).mean(axis=0) >= 0.85
             off = (score > self.config.z) & (np.abs(typical) > floor) & same_side
@@ -423,22 +388,3 @@ class RankOutlier:
             ),
             ranks=(0, 1) if pair else ranks,
         )
-
-
-def _error(excess: Matrix) -> NDArray[np.float64]:
-    """Standard error of each rank's typical excess over the steps of a window, neighbouring steps being alike or not."""
-    count = len(excess)
-    around = excess - np.median(excess, axis=0)
-    spread = SIGMA * np.median(np.abs(around), axis=0)
-    blocks = np.stack([part.mean(axis=0) for part in np.array_split(excess, _BLOCKS)])
-    # Shards that are read in order have neighbours that are alike: as many steps then say as much as fewer.
-    square = np.sum(around**2, axis=0)
-    alike = np.sum(around[1:] * around[:-1], axis=0) / np.where(square > 0, square, 1.0)
-    alike = np.clip(alike + (1 + 3 * alike) / count, 0.0, 0.98)
-    lasting = np.sqrt(square / count * (1 + alike) / (1 - alike) / count)
-    return np.asarray(
-        np.maximum(
-            np.maximum(_MEDIAN_ERROR * spread / math.sqrt(count), lasting),
-            blocks.std(axis=0, ddof=1) / math.sqrt(_BLOCKS),
-        )
-    )
