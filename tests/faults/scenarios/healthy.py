@@ -173,6 +173,41 @@ def scaler(job: Job) -> None:
     training.close()
 
 
+def half_weights(job: Job) -> None:
+    """Weights in bfloat16, and a learning rate that moves them."""
+    model = _model(job).bfloat16()
+    training = job.training(model=model, learning_rate=3e-3)
+    for step in training.iterate():
+        inputs, target = training.batch(step)
+        loss = training.backward(step, batch=(inputs.bfloat16(), target.bfloat16()))
+        training.finish(loss.float())
+    training.close()
+
+
+def closures(job: Job) -> None:
+    """LBFGS runs forward and backward as often as it likes within one step; the loss it is given is that of all ranks."""
+    model = DistributedDataParallel(_model(job))
+    optimizer = torch.optim.LBFGS(model.parameters(), lr=0.1, max_iter=4)
+    training = job.training(model=model, optimizer=optimizer)
+    for step in training.iterate():
+
+        def closure(step: int = step) -> torch.Tensor:
+            optimizer.zero_grad()
+            loss = training.backward(step)
+            dist.all_reduce(loss)
+            return loss / job.world_size
+
+        training.agent.log(optimizer.step(closure), training.samples)
+    training.close()
+
+
+def head_only(job: Job) -> None:
+    """Only the last layer is in the optimizer, and nobody has frozen the rest: its gradients pile up to no effect."""
+    model = DistributedDataParallel(_model(job))
+    optimizer = torch.optim.AdamW(list(model.parameters())[-2:], lr=1e-3)
+    job.training(model=model, optimizer=optimizer).run()
+
+
 # --- wrappers -----------------------------------------------------------------------------------------------------
 
 
@@ -559,6 +594,11 @@ SCENARIOS = (
         options={"samples": (16, 8)},
         optimizer="sgd",
         ranks=(2,),
+    ),
+    _twin("half-weights", "weights in bfloat16", half_weights),
+    _twin("closures", "LBFGS, whose closure runs several times a step", closures, steps=60),
+    _twin(
+        "head-only", "only the last layer is in the optimizer, the rest is not frozen", head_only, steps=100
     ),
     _twin("metrics", "collectives of the script's own every tenth step", metrics),
     _twin("two-optimizers", "two optimizers, the first of them watched", two_optimizers),

@@ -6,6 +6,7 @@ import copy
 from collections import deque
 
 import torch
+import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -29,7 +30,7 @@ def stale(job: Job) -> None:
     for step in training.iterate():
         loss = training.backward(step)
         past.append([gradient.clone() for gradient in training.gradients()])
-        if step >= job.at:
+        if job.is_bad(step):
             for gradient, old in zip(training.gradients(), past[0], strict=True):
                 gradient.copy_(old)
         training.finish(loss)
@@ -60,6 +61,57 @@ def never_cleared(job: Job) -> None:
         if step + 1 < job.at:
             training.optimizer.zero_grad()
         training.agent.log(loss, training.samples)
+    training.close()
+
+
+def partly_cleared(job: Job) -> None:
+    """Only the gradients of the first layer are cleared."""
+    training = job.training()
+    first = next(training.model.parameters())
+    for step in training.iterate():
+        loss = training.backward(step)
+        training.optimizer.step()
+        if step + 1 < job.at:
+            training.optimizer.zero_grad()
+        first.grad = None
+        training.agent.log(loss, training.samples)
+    training.close()
+
+
+def late_hook(job: Job) -> None:
+    """The user's communication hook returns what it had reduced in the iteration before, to hide the wait."""
+    late = {"now": False}
+    before: dict[int, torch.Tensor] = {}
+
+    def hook(_state: object, bucket):  # torch compares annotations, and these would be text
+        total = bucket.buffer().div_(job.world_size)
+
+        def swap(future):
+            fresh = future.value()[0].clone()
+            old = before.get(bucket.index(), fresh)
+            before[bucket.index()] = fresh
+            return old if late["now"] else fresh
+
+        return dist.all_reduce(total, async_op=True).get_future().then(swap)
+
+    job.seed_model()
+    model = DistributedDataParallel(TASKS[job.case.scenario.task].model())
+    model.register_comm_hook(None, hook)
+    training = job.training(model=model)
+    for step in training.iterate():
+        late["now"] = job.is_bad(step)
+        training.train(step)
+    training.close()
+
+
+def stepped_twice(job: Job) -> None:
+    """optimizer.step is called a second time, on the same gradients."""
+    training = job.training()
+    for step in training.iterate():
+        loss = training.backward(step)
+        if job.is_bad(step):
+            training.optimizer.step()
+        training.finish(loss)
     training.close()
 
 
@@ -214,6 +266,54 @@ SCENARIOS = (
         task="lstm",
         optimizer="sgd",
         also=SUFFERS,
+    ),
+    Scenario(
+        name="update/stale-on-one-rank",
+        says="one rank applies the gradient of two steps ago",
+        train=stale,
+        kind=STALE,
+        options={"delay": 2},
+        at=50,
+        culprits=(1,),
+        ranks=(2, 4),
+        steps=110,
+    ),
+    Scenario(
+        name="update/partly-cleared",
+        says="zero_grad misses all but one parameter",
+        train=partly_cleared,
+        kind=STALE,
+        at=50,
+        steps=110,
+        also=SUFFERS,
+    ),
+    Scenario(
+        name="update/late-hook",
+        says="the communication hook returns the average of the step before",
+        train=late_hook,
+        kind=STALE,
+        at=50,
+        steps=110,
+        also=SUFFERS,
+    ),
+    Scenario(
+        name="update/stepped-twice",
+        says="every gradient is applied twice",
+        train=stepped_twice,
+        kind=STALE,
+        at=50,
+        steps=110,
+        also=SUFFERS,
+    ),
+    Scenario(
+        name="update/stepped-twice-on-one-rank",
+        says="one rank applies every gradient twice",
+        train=stepped_twice,
+        kind=DIVERGENT,
+        at=45,
+        culprits=(1,),
+        steps=110,
+        also=DIFFERS,
     ),
     Scenario(
         name="update/other-learning-rate",
