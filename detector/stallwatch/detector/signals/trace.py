@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from stallwatch.detector.core.vitals import Level
-from stallwatch.detector.signals.evaluations import EvaluationSeries
+from stallwatch.detector.signals.course import Course
 
 _RECENT = 16
 
@@ -18,7 +18,7 @@ class Trace:
     """Takes values in the order of steps; those that are not finite are left out."""
 
     recent: list[float] = field(default_factory=list)
-    course: EvaluationSeries = field(default_factory=EvaluationSeries)
+    course: Course = field(default_factory=Course)
     count: int = 0
     peak: float = -math.inf
     lowest: float = math.inf
@@ -36,7 +36,7 @@ class Trace:
         """What it is now and what it was before `reference_until`, a step."""
         if not self.count:
             return Level()
-        steps, values, _ = self.course.arrays()
+        steps, values = self.course.arrays()
         before = values[steps <= reference_until]
         return Level(
             now=float(np.median(self.recent)),

@@ -24,6 +24,8 @@ def weigh(vitals: Vitals) -> Weighing | None:
     weight = seen.weight_norm
     grown = weight.now / weight.lowest if weight.lowest > 0 else float("nan")
     state = loss.state if loss is not None else ""
+    # Many things make a loss rise: without gradients or a raised rate, that it does says little of the rate.
+    known = 1.0 if seen.alignment.count or factor > 1 else 0.3
     terms = (
         Term(
             ramp(-alignment_sigma(vitals), 2.0, 5.0, 1.0) + ramp(-mean, 0.05, 0.3, 2.0),
@@ -46,11 +48,11 @@ def weigh(vitals: Vitals) -> Weighing | None:
             f"the weights have grown {grown:.3g} times and still change by {seen.update_ratio.now:.2g} a step",
         ),
         Term(
-            ramp(above, 0.05, 0.5, 1.5),
+            known * ramp(above, 0.05, 0.5, 1.5),
             f"the loss stands {100 * above:.3g} % above its best",
         ),
         Term(
-            1.5 * (state in ("oscillating", "diverging")),
+            1.5 * known * (state in ("oscillating", "diverging")),
             f"the loss is {state}",
         ),
         Term(

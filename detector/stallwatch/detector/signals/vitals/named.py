@@ -10,7 +10,7 @@ import numpy as np
 from stallwatch.detector.core.inputs import LossKind
 from stallwatch.detector.core.observations import EvaluationObservation, NamedLossObservation
 from stallwatch.detector.core.vitals import SeriesVitals
-from stallwatch.detector.signals.evaluations import EvaluationSeries
+from stallwatch.detector.signals.course import Course
 
 _MOST = 64
 """Series of one kind that are followed."""
@@ -24,7 +24,7 @@ _ASLEEP = 8
 class NamedSeries:
     """One series and the samples behind it."""
 
-    course: EvaluationSeries = field(default_factory=EvaluationSeries)
+    course: Course = field(default_factory=Course)
     count: int = 0
     samples: float = 0.0
     first: list[float] = field(default_factory=list)
@@ -89,7 +89,7 @@ class NamedTracker:
 
 def summary(name: str, series: NamedSeries) -> SeriesVitals | None:
     """A series in numbers; None with fewer than eight points."""
-    steps, values, _ = series.course.arrays()
+    steps, values = series.course.arrays()
     if values.size < _LEAST_POINTS:
         return None
     eighth = max(values.size // 8, 1)

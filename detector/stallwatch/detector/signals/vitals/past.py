@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-from bisect import bisect_left
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from stallwatch.detector.core.observations import AttemptObservation, EventObservation
 from stallwatch.detector.core.vitals import LevelShift, RateVitals, Restart
-from stallwatch.detector.signals.evaluations import EvaluationSeries
+from stallwatch.detector.signals.course import Course
 from stallwatch.detector.signals.learning_rate import LearningRateTracker
 
 _EVENTS = 32
@@ -22,8 +21,8 @@ _NEAR = 6
 """Losses on either side that say where a jump is."""
 _LOW = 0.1
 _FIRST = 8
-_SIGMAS = 6.0
-"""A jump of the median of 32 losses by so many deviations of single ones is none of the noise: 30 standard errors."""
+_SIGMAS = 3.0
+"""A jump between medians of 32 losses by so many deviations of single ones is none of the noise: nine standard errors."""
 
 _RAISED = 1.3
 _STOOD = 16
@@ -95,7 +94,7 @@ class PastTracker:
     sampled_at: int = -1
     open_restart: AttemptObservation | None = None
     """A restart whose first losses are still coming in."""
-    course: EvaluationSeries = field(default_factory=EvaluationSeries)
+    course: Course = field(default_factory=Course)
     """The losses of the whole run, thinned out; those of steps that a restart repeats are replaced."""
     first_losses: list[float] = field(default_factory=list)
     last_step: int = -1
@@ -152,23 +151,17 @@ class PastTracker:
         self.state_step_before, self.state_step = self.state_step, -1
         self.step_before = self.last_step
         self.loss_there = self._loss_at(attempt.step)
-        self._forget_from(attempt.step)
+        self.course.forget_from(attempt.step)
 
     def _loss_at(self, step: int) -> float:
         """Typical loss of the steps from here on, as they were; the latest losses where there are none."""
-        steps, values, _ = self.course.arrays()
+        steps, values = self.course.arrays()
         if not steps.size or step > steps[-1]:
             return float(np.median(self.before)) if self.before else math.nan
         there = (steps >= step) & (steps < step + _WINDOW)
         if not there.any():
             there = steps == steps[int(np.abs(steps - step).argmin())]
         return float(np.median(values[there]))
-
-    def _forget_from(self, step: int) -> None:
-        """What comes again is not kept twice."""
-        kept = bisect_left(self.course.steps, step)
-        for series in (self.course.steps, self.course.values, self.course.weights):
-            del series[kept:]
 
     def _close_restart(self) -> None:
         attempt, self.open_restart = self.open_restart, None
