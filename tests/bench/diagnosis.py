@@ -194,6 +194,14 @@ def _calibration(scores: Sequence[Score]) -> list[str]:
     return lines
 
 
+def write_into(page: Path, tables: str) -> None:
+    """Replace what a page has between its marks."""
+    begin, end = "<!-- begin confusion -->", "<!-- end confusion -->"
+    before, _, rest = page.read_text().partition(begin)
+    _, _, after = rest.partition(end)
+    page.write_text(f"{before}{begin}\n{tables}\n{end}{after}")
+
+
 def line(each: Score) -> str:
     """One run in a line."""
     mark = "ok " if each.first or (each.cause == HEALTHY and not each.alone) else "BAD"
@@ -214,6 +222,7 @@ def main() -> int:
     parser.add_argument("--cache", type=Path, help="folder for recorded telemetry")
     parser.add_argument("--out", type=Path, default=Path("build/diagnosis"))
     parser.add_argument("--evidence", action="store_true", help="print the evidence of runs that went wrong")
+    parser.add_argument("--page", type=Path, help="page that the tables are written into, between its marks")
     parser.add_argument("--list", action="store_true")
     given = parser.parse_args()
     wanted = given.only.split(",")
@@ -235,6 +244,8 @@ def main() -> int:
                 print(*(f"      {text}" for text in scores[-1].said), sep="\n")
     text = report(scores)
     print(text)
+    if given.page:
+        write_into(given.page, text)
     given.out.mkdir(parents=True, exist_ok=True)
     (given.out / "results.md").write_text(text + "\n")
     (given.out / "results.json").write_text(json.dumps([asdict(each) for each in scores], indent=1))
