@@ -115,6 +115,13 @@ def test_a_straggler_is_explained_a_while_longer_than_its_cause_lasts(book):
     assert book.select("firing") == ()
 
 
+def test_a_straggler_called_after_its_explanation_is_explained_wherever_it_is_dated(book):
+    """Its onset is an estimate over many windows: one that nobody had called before is the cause's, or waits till that ends."""
+    book.apply(1.0, verdict("missing_gradient_sync", 401, since=400))
+    assert book.apply(2.0, verdict("straggler", 469, since=220)) is None
+    assert firing(book) == ["missing_gradient_sync"]
+
+
 def test_a_straggler_that_outlives_its_explanation_is_told(book):
     """After a hundred steps it stands on its own."""
     book.apply(1.0, verdict("missing_gradient_sync", 100))

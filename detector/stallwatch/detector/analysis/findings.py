@@ -24,6 +24,8 @@ class Explanation:
     """The effect outlives the cause: it stays explained for the rest of the attempt."""
     settle_steps: int = 0
     """The effect's check takes so many steps to notice that it is over: it stays explained so long after the cause."""
+    dated_roughly: bool = False
+    """The onset of the effect is an estimate that may lie far before the cause: what counts is that it was not called yet."""
 
 
 EXPLANATIONS = (
@@ -37,8 +39,8 @@ EXPLANATIONS = (
     Explanation("divergent_update", "missing_gradient_sync"),
     # Everybody waits for a rank that is gone, and nobody is slow while nobody moves.
     Explanation("hang", "rank_lost"),
-    Explanation("straggler", "rank_lost", settle_steps=100),
-    Explanation("straggler", "hang", settle_steps=100),
+    Explanation("straggler", "rank_lost", settle_steps=100, dated_roughly=True),
+    Explanation("straggler", "hang", settle_steps=100, dated_roughly=True),
     # Steps are longer because of one rank, or because data comes late: that says more.
     Explanation("throughput_regression", "straggler", settle_steps=200),
     Explanation("throughput_regression", "input_bound", settle_steps=200),
@@ -49,7 +51,7 @@ EXPLANATIONS = (
     # Gradients of the same samples agree because they are the same.
     Explanation("batch_beyond_critical", "duplicate_shards"),
     # Who does not synchronise keeps nobody waiting in order, and the same mistake costs time.
-    Explanation("straggler", "missing_gradient_sync", settle_steps=100),
+    Explanation("straggler", "missing_gradient_sync", settle_steps=100, dated_roughly=True),
     # Replicas that go their own ways have losses and gradients of their own, too.
     Explanation("rank_outlier", "missing_gradient_sync", lasting=True),
     Explanation("rank_outlier", "replica_desync", lasting=True),
@@ -166,10 +168,11 @@ class FindingBook:
         )
 
     def _is_explained(self, verdict: Verdict) -> bool:
-        ends = verdict.since_step + verdict.since_step_error
         for explanation in EXPLANATIONS:
             if explanation.effect != verdict.kind:
                 continue
+            known = verdict.step if explanation.dated_roughly else verdict.since_step
+            ends = known + verdict.since_step_error
             cause = self.active.get(explanation.cause)
             if (
                 cause is not None
