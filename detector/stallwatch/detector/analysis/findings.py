@@ -39,8 +39,8 @@ EXPLANATIONS = (
     Explanation("divergent_update", "missing_gradient_sync"),
     # Everybody waits for a rank that is gone, and nobody is slow while nobody moves.
     Explanation("hang", "rank_lost"),
-    Explanation("straggler", "rank_lost", settle_steps=100, dated_roughly=True),
-    Explanation("straggler", "hang", settle_steps=100, dated_roughly=True),
+    Explanation("straggler", "rank_lost", settle_steps=100),
+    Explanation("straggler", "hang", settle_steps=100),
     # Steps are longer because of one rank, or because data comes late: that says more.
     Explanation("throughput_regression", "straggler", settle_steps=200),
     Explanation("throughput_regression", "input_bound", settle_steps=200),
