@@ -90,7 +90,7 @@ class DivergentUpdate:
     An old gradient on some ranks is `stale_gradient`, and gradients that already differ after the reduction are
     `missing_gradient_sync`. It cannot see updates that differ in parts of the model that no fingerprint meets at the step on
     which they begin to; those are a `replica_desync` unless their norms differ much.
-    Signals measured in docs/research/distributed.md, rows 12, 13 and 14.
+    Signals measured in docs/ddp-failures.md, rows 12, 13 and 14.
     """
 
     kind: ClassVar[str] = "divergent_update"

@@ -71,7 +71,7 @@ class DuplicateShards:
 
     Equal losses decide nothing: many scripts log the all-reduced loss. It cannot see ranks that draw the same samples in
     another order, nor, with certainty, duplicates behind random augmentation. Ranks whose averaged gradients differ are not
-    replicas of one another and are left alone. "Agreement" in docs/research/science.md; row 17 of the failure table.
+    replicas of one another and are left alone. Row 17 of docs/ddp-failures.md.
     """
 
     kind: ClassVar[str] = "duplicate_shards"

@@ -62,7 +62,7 @@ class Hang:
 
     It needs heartbeats; it cannot name a culprit where all ranks wait in the same collective (that is the network or the
     library), and a rank whose process is gone is `rank_lost`, not a hang. Lowest sequence number as in PyTorch's flight
-    recorder; rule from "Stragglers and comm stalls" in docs/research/science.md.
+    recorder.
     """
 
     kind: ClassVar[str] = "hang"

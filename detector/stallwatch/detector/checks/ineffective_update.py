@@ -66,7 +66,7 @@ class IneffectiveUpdate:
 
     Gradients that are zero or have all but vanished are not judged, nor is the declared end of a schedule. Lost updates are
     judged for torch's own optimizers only: others may keep master weights. It cannot tell an optimizer that holds other
-    tensors from one that multiplies its updates by 0. Signals: docs/research/distributed.md, rows 24 and 30.
+    tensors from one that multiplies its updates by 0. Signals: docs/ddp-failures.md, rows 24 and 30.
     """
 
     kind: ClassVar[str] = "ineffective_update"

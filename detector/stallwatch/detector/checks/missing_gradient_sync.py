@@ -86,7 +86,7 @@ class MissingGradientSync:
     fingerprints compared once a rank has skipped a step: its step numbers are then those of other iterations.
 
     It cannot see a gradient that was averaged wrongly but equally on all ranks, nor judge sharded or deliberately local
-    training, nor steps whose loss is not a number. Signals measured in docs/research/distributed.md, rows 1, 2, 5, 9, 27.
+    training, nor steps whose loss is not a number. Signals measured in docs/ddp-failures.md, rows 1, 2, 5, 9, 27.
     """
 
     kind: ClassVar[str] = "missing_gradient_sync"

@@ -99,7 +99,7 @@ class RankOutlier:
     from one rank, as failing hardware makes them.
 
     It cannot tell bad data from data that is different on purpose (a language or sensor a rank), nor say which of two ranks
-    is off. Ranks that all log the all-reduced loss show nothing here. "Per-rank shards" in docs/research/science.md.
+    is off. Ranks that all log the all-reduced loss show nothing here.
     """
 
     kind: ClassVar[str] = "rank_outlier"

@@ -68,7 +68,7 @@ class StaleGradient:
 
     Each gradient applied several times a backward is `repeated`, hence stale, as long as all ranks do so; else replicas come
     apart and it is `divergent_update`. It cannot see an old gradient mixed with fresh ones, nor gradients older than 16 steps
-    unless they are frozen. Signals and thresholds: docs/research/science.md, section 3 (T3, T7, T8).
+    unless they are frozen. Signals and thresholds: docs/ddp-failures.md.
     """
 
     kind: ClassVar[str] = "stale_gradient"

@@ -38,8 +38,8 @@ class Straggler:
     explain need not wait; and every excess has to outlast those of its size that this run has seen go away.
 
     It cannot see a slow rank among ranks that are all slow in turn (that is noise, or uneven data), excesses below 5 % of the
-    step, nor tell a slow link from a slow process when only the wait shows it. Statistics after "Stragglers and comm
-    stalls" in docs/research/science.md; leave-one-out slowdown after Lin et al., arXiv 2505.05713.
+    step, nor tell a slow link from a slow process when only the wait shows it. Leave-one-out slowdown
+    after Lin et al., arXiv 2505.05713.
     """
 
     kind: ClassVar[str] = "straggler"
