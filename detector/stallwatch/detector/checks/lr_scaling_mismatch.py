@@ -14,6 +14,8 @@ _FROM_THE_START = 10
 """An attempt that begins at a later step may be in the middle of a schedule whose peak nobody saw."""
 _UNCHANGED = 1.05
 """A rate within this factor of another one is the same."""
+_EVERY = 5
+"""Steps between looks: rates and batches do not hurry."""
 _TOO_LOW, _FOLLOWED, _TOO_HIGH = -1, 0, 1
 
 
@@ -108,7 +110,9 @@ class LrScalingMismatch:
         if now is None or now.attempt != observation.attempt:
             now = self._begin(observation)
         now.take(observation)
-        if now.steps < self.config.settle_steps or not now.peak > 0 or math.isnan(now.batch):
+        if now.steps < self.config.settle_steps or now.steps % _EVERY:
+            return None
+        if not now.peak > 0 or math.isnan(now.batch):
             return None
         if self.said is not None:
             return self._follow(now, self.said, observation.step)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 import numpy as np
 
 from stallwatch.detector.core.observations import StepObservation
 
+_Value = TypeVar("_Value")
 _RAISED = 1e-3
 """A relative increase below this is rounding."""
 _CHANGES = 256
@@ -46,12 +48,12 @@ class Era:
         self.steps += 1
         samples = float(step.samples.sum())
         if samples > 0:
-            self.batches = [*self.batches[1 - _BATCHES :], samples * step.world_size / len(step.ranks)]
+            _keep(self.batches, samples * step.world_size / len(step.ranks), _BATCHES)
             loss = step.mean_loss()
             if math.isfinite(loss):
                 if len(self.first_losses) < _LOSSES:
                     self.first_losses.append(loss)
-                self.losses = [*self.losses[1 - _LOSSES :], loss]
+                _keep(self.losses, loss, _LOSSES)
         rate = step.learning_rates[0] if step.learning_rates else math.nan
         if not math.isfinite(rate) or rate < 0:
             return
@@ -64,7 +66,7 @@ class Era:
         elif rate < self.peak * (1 - _RAISED):
             self.has_fallen = True
         if rate != self.rate:
-            self.changes = [*self.changes[1 - _CHANGES :], (step.step, rate)]
+            _keep(self.changes, (step.step, rate), _CHANGES)
         self.rate = rate
 
     @property
@@ -103,6 +105,13 @@ def progress_between(before: Era, after: Era) -> Progress | None:
         return None
     ratio = new / old
     return Progress(ratio, math.hypot(new_error, ratio * old_error) / abs(old))
+
+
+def _keep(values: list[_Value], value: _Value, count: int) -> None:
+    """Add a value to the latest so many."""
+    values.append(value)
+    if len(values) > count:
+        del values[0]
 
 
 def _slope(losses: list[float], batch: float) -> tuple[float, float]:
