@@ -19,7 +19,13 @@ class Ranks:
     """Real processes that form one gloo group and run scenarios."""
 
     def __init__(
-        self, folder: Path, endpoint: str, *scenarios: str, world_size: int = 2, **environment: str
+        self,
+        folder: Path,
+        endpoint: str,
+        *scenarios: str,
+        world_size: int = 2,
+        script: Path = SCRIPT,
+        **environment: str,
     ) -> None:
         self.folder = folder
         self.scenarios = scenarios
@@ -38,7 +44,7 @@ class Ranks:
             with log.open("wb") as output:
                 self.processes.append(
                     subprocess.Popen(
-                        [sys.executable, str(SCRIPT), str(folder), endpoint, *scenarios],
+                        [sys.executable, str(script), str(folder), endpoint, *scenarios],
                         env=variables,
                         stdout=output,
                         stderr=output,
