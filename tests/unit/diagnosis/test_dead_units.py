@@ -47,3 +47,9 @@ def test_units_that_were_killed_by_a_raise_of_the_rate():
         alignment_mean=-0.15,
     )
     assert first(seen) == "lr_too_high"
+
+
+def test_sparse_units_in_a_small_batch_are_no_finding():
+    """Most rows have been empty all along, and the loss falls."""
+    sparse = {"zero_share": level(0.9), "zero_row_share": level(0.9), "live_zero_rows": level(0.9)}
+    assert not stands_alone("dead_units", vitals(loss={"state": "improving"}, **sparse))

@@ -54,3 +54,13 @@ def test_a_network_that_died_is_not_frozen():
         zero_row_share=level(1.0, 0.02),
     )
     assert first(seen) == "dead_units"
+
+
+def test_a_freeze_that_was_meant_to_be_is_no_finding_while_the_loss_falls():
+    """Fine-tuning freezes the backbone at a step, by its flag."""
+    event = EventObservation(
+        496, "requires_grad", "2 parameters require a gradient, 8 did before", automatic=True
+    )
+    told = {"left_blocks": BLOCKS[:6], "left_share": 0.75, "left_since": 496, "whole": {"events": (event,)}}
+    assert not stands_alone("frozen_parameters", vitals(loss={"state": "improving"}, **told))
+    assert stands_alone("frozen_parameters", vitals(**told))

@@ -9,7 +9,7 @@ fire seldom look dead in a small batch. Not to be confused with `vanishing_gradi
 from __future__ import annotations
 
 from stallwatch.detector.core.vitals import Vitals
-from stallwatch.detector.diagnosis.evidence import decayed_away, half_underflow, inverse, raised
+from stallwatch.detector.diagnosis.evidence import decayed_away, half_underflow, inverse, raised, stopped
 from stallwatch.detector.diagnosis.weighing import Term, Weighing, log_ramp, ramp
 
 KIND = "dead_units"
@@ -76,7 +76,11 @@ def weigh(vitals: Vitals) -> Weighing | None:
         experiment="swap the activation for LeakyReLU (or halve the weights before tanh) and run 200 steps: the loss falls.",
         decisive=bool(
             not decayed_away(vitals)
-            and ((dead > 0.85 and not half_underflow(vitals) < 16) or saturated > 0.9)
+            and (
+                # Small batches make sparse units look dead: it takes a loss that stopped, or units that died on the way.
+                (dead > 0.85 and (stopped(vitals) or dead - before > 0.3) and not half_underflow(vitals) < 16)
+                or (saturated > 0.9 and stopped(vitals))
+            )
         ),
         layers=(worst[0],) if by_rows and worst[0] else (seen.saturated[0],),
     )

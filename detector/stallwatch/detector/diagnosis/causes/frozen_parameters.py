@@ -9,7 +9,7 @@ die one by one, and what lies before them starves with them).
 from __future__ import annotations
 
 from stallwatch.detector.core.vitals import Vitals
-from stallwatch.detector.diagnosis.evidence import decayed_away
+from stallwatch.detector.diagnosis.evidence import decayed_away, stopped
 from stallwatch.detector.diagnosis.weighing import Term, Weighing, ramp
 
 KIND = "frozen_parameters"
@@ -63,12 +63,15 @@ def weigh(vitals: Vitals) -> Weighing | None:
             "If it was: lower the learning rate less and train what is left longer, or thaw layer by layer.",
         ),
         experiment="thaw everything for 200 steps: the loss falls at once.",
-        decisive=bool(
-            not decayed_away(vitals)
-            and share >= 0.5
-            and not dead > 0.5
-            and (near or seen.silent_share.now < 0.99)
-        ),
+        decisive=_is_broken(vitals, flagged=bool(near)),
         since_step=since,
         layers=seen.left_blocks[:8],
     )
+
+
+def _is_broken(vitals: Vitals, *, flagged: bool) -> bool:
+    """Half of the model is cut off. A flag that was turned off is somebody's decision, as long as the loss goes on falling."""
+    seen = vitals.optimization
+    if decayed_away(vitals) or not seen.left_share >= 0.5 or seen.live_zero_rows.now > 0.5:
+        return False
+    return stopped(vitals) if flagged else seen.silent_share.now < 0.99
