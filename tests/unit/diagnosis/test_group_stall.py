@@ -46,3 +46,9 @@ def test_a_group_whose_loss_rises_is_for_label_noise():
     wrong = (group("a", 0.35, 2.3, 0.8), group("b", 3.6, 2.3, 0.2, 0.3))
     assert not stands_alone("group_stall", vitals(whole={"groups": wrong}))
     assert first(vitals(whole={"groups": wrong})) == "label_noise"
+
+
+def test_a_group_that_is_harder_and_done_is_none():
+    """It stands at three times the others, flat, and has come down by more than half: that is what it costs."""
+    harder = (group("a", 0.3, 2.3, 0.75), group("b", 0.9, 2.3, 0.25))
+    assert first(vitals(whole={"groups": harder, "loss_start": 2.3})) != "group_stall"

@@ -33,7 +33,7 @@ def test_many_events_are_a_coincidence():
     """One every 50 steps: the nearest is always near."""
     one = score("user_change", vitals(whole={"events": events(500)}))
     many = score("user_change", vitals(whole={"events": events(*range(0, 1000, 50))}))
-    assert one > 1.5
+    assert one > 1.0
     assert many < 0
 
 

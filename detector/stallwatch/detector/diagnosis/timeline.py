@@ -25,6 +25,7 @@ _NO_CHANGES = frozenset(
 )
 """Kinds of events that change nothing about the training, or are judged by other evidence."""
 _LEAST_WINDOW = 16.0
+_WITHOUT_JUMP = 0.6
 _SHARE = 0.03
 _LATE = 0.35
 """Share of a run for which a schedule's rate is low at its planned end: 20 % for a cosine to zero, 10 % for a line."""
@@ -90,7 +91,9 @@ def change_at_onset(vitals: Vitals) -> tuple[EventObservation | None, float]:
     chance = coincidence(vitals, len(found))
     if not near_onset(vitals, nearest.step) or not chance > 0:
         return None, 0.0
-    return nearest, min(math.log(1 / chance), 4.0)
+    # The onset is only known as well as the noise allows: without a jump of the loss at it, this says less.
+    jumped = any(abs(each.step - nearest.step) <= _LEAST_WINDOW for each in vitals.shifts)
+    return nearest, min(math.log(1 / chance), 4.0) * (1.0 if jumped else _WITHOUT_JUMP)
 
 
 def lasting(vitals: Vitals, before: float, after: float) -> float:

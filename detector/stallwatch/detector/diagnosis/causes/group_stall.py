@@ -33,7 +33,8 @@ def weigh(vitals: Vitals) -> Weighing | None:
     surplus = kept if group.level > 1.3 * rarity(group) else math.nan
     terms = (
         Term(
-            log_ramp(min(ratio, 1e3), 1.5, 3.0, 3.0),
+            # A group that has come down is merely harder than the others, at whatever level it ends.
+            log_ramp(min(ratio, 1e3), 1.5, 3.0, 3.0) * ramp(kept, 0.4, 0.8, 1.0),
             f"the loss of '{group.name}' is {group.level:.4g}, that of the others {others:.4g}",
         ),
         Term(
