@@ -6,12 +6,13 @@ import re
 
 from faults.peers.heard import Heard, Statement
 from faults.peers.launch import SCRIPT, Launch
-from faults.peers.with_torch import complaints
 
 HEARTBEAT_SECONDS = 30
 """The default is 45 minutes. Its guide has timeouts learnt as five times what was observed; steps here take 50 ms."""
 _SECTION = re.compile(r"^NVRX step \d+ (\w+) section '(\w+)' ranks \[([\d, ]+)\] scores (.*)$", re.MULTILINE)
 _HEARTBEAT = re.compile(r"\[RankMonServer\d+@[^:\]]+:(\d+)\] (Did not get .*? seconds\.)")
+_FAILURE = re.compile(r"(\d+): ProcessFailure\(local_rank=\d+, pid=\d+, exitcode=(-?\d+).*?message='([^']*?)(?: received[^']*)?',")  # fmt: skip
+_ENDED_BY_LAUNCHER = "-15"
 _FINISH_SECONDS = 30.0
 _KINDS = {"relative": {"straggler"}, "individual": {"throughput_regression"}}
 """A relative score compares ranks, an individual one a rank with its own past."""
@@ -45,6 +46,8 @@ def listen(launch: Launch) -> Heard:
         ranks = tuple(sorted(int(rank) for rank in silent))
         text = f"rank monitors of ranks {list(ranks)}: {next(iter(silent.values()))}"
         said.append(Statement("heartbeat", text, frozenset({"hang", "rank_lost"}), ranks))
-    elif ended.exit_code:
-        said += complaints(ended.output, case.scenario.kind, failed=True)
+    elif failed := [each for each in _FAILURE.findall(ended.output) if each[1] != _ENDED_BY_LAUNCHER]:
+        rank, code, message = failed[0]
+        text = f"Some rank(s) exited with non-zero exit code: {rank}: exitcode={code}, {message!r}"
+        said.append(Statement("exit", text, frozenset({"rank_lost"}), (int(rank),)))
     return Heard(said, ended.exit_code, ended.seconds)

@@ -22,7 +22,7 @@ _COLLECT_SECONDS, _INFER_SECONDS, _CHECK_SECONDS = 120.0, 540.0, 300.0
 _KINDS = (
     (("DistributedDataParallel", "reducer", "all_reduce"), {"missing_gradient_sync"}),
     (("Parameter.data stays consistent",), {"missing_gradient_sync", "replica_desync", "divergent_update"}),
-    (("step() always changes", "step() always updates"), {"ineffective_update"}),
+    (("step() changes Parameter.data:",), {"ineffective_update"}),
     (("DataLoader", "Sampler"), {"duplicate_shards", "repeated_order"}),
 )
 """What an invariant, found violated, can be said to name."""
@@ -84,7 +84,8 @@ def listen(launch: Launch, references: References) -> Heard:
 def collect(launch: Launch) -> Ended:
     """Run the job under its tracer."""
     scenario = launch.case.scenario
-    launch.shorter = {"steps": STEPS, **({"at": AT} if scenario.at else {})}
+    at = STEPS - 1 if scenario.at == scenario.steps - 1 else AT
+    launch.shorter = {"steps": STEPS, **({"at": at} if scenario.at else {})}
     if "epoch_steps" in scenario.options:
         launch.shorter["options"] = {**scenario.options, "epoch_steps": AT}
     # It writes its copy of the script beside the script.
