@@ -23,7 +23,15 @@ def torchrun(folder: Path, endpoint: str, ranks: int, *arguments: str) -> str:
     command += ["--max-restarts", "2", "--monitor-interval", "0.2", str(SCRIPT), str(folder), *arguments]
     done = subprocess.run(
         command,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "STALLWATCH_RUN": RUN, "STALLWATCH_ENDPOINT": endpoint},
+        env={
+            **os.environ,
+            "OMP_NUM_THREADS": "1",
+            "STALLWATCH_RUN": RUN,
+            "STALLWATCH_ENDPOINT": endpoint,
+            # The launcher's own store keeps the addresses of the attempt before, without a prefix: a restarted rank that reads
+            # before its peer has written connects to a dead process (torch 2.13, half of the restarts on a busy machine).
+            "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1",
+        },
         capture_output=True,
         text=True,
         timeout=120,

@@ -55,6 +55,16 @@ def test_one_of_a_thousand_ranks_is_named():
     assert one(analyze(job), "rank_outlier").ranks == (700,)
 
 
+def test_what_grows_is_named_by_two_windows_together():
+    """A loss that is off by 5 % in one window, which is not enough, and by 15 % in the next, which would have to last."""
+    job = Job(steps=205, faults=(off(1, 1.05, since=100), off(1, 1.1, since=150)), sample_period=0)
+    finding = one(analyze(job), "rank_outlier")
+    assert finding.ranks == (1,)
+    assert abs(finding.since_step - 100) <= 60
+    short = Job(steps=205, faults=(off(1, 1.15, since=150),), sample_period=0)
+    assert "rank_outlier" not in kinds(analyze(short))
+
+
 def test_of_two_ranks_neither_is_the_odd_one():
     """Both are named, with less confidence, and only when they differ by half."""
     finding = one(analyze(Job(ranks=2, steps=300, faults=(off(1, 2.0),), sample_period=0)), "rank_outlier")

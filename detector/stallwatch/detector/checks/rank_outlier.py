@@ -116,6 +116,8 @@ class RankOutlier:
     past_numbers: list[int] = field(default_factory=list)
     means: list[NDArray[np.float64]] = field(default_factory=list)
     """Mean losses of the ranks in the latest windows, where there are few ranks."""
+    scores: NDArray[np.float64] = field(default_factory=lambda: np.zeros(0))
+    """How far ranks stood out in the window before, and to which side."""
     start_level: float = 0.0
     deviations: dict[int, Deviation] = field(default_factory=dict)
     norms: list[NDArray[np.float64]] = field(default_factory=list)
@@ -165,6 +167,7 @@ class RankOutlier:
         self.losses, self.samples = np.full(shape, np.nan), np.zeros(shape)
         self.past, self.numbers, self.past_numbers = np.zeros((0, 0)), [], []
         self.means, self.start_level, self.deviations = [], 0.0, {}
+        self.scores = np.zeros(0)
         self.norms, self.own_norms, self.norm_steps, self.norm_named = [], [], [], {}
         self.spiked, self.said = {}, ()
 
@@ -204,10 +207,27 @@ class RankOutlier:
             )
         for index in np.flatnonzero(off).tolist():
             self._mark(int(ranks[index]), float(excess_of[index]), level, float(score[index]), whole, numbers)
+        self._note_growing(ranks, np.sign(excess_of) * score, off)
         self.deviations = {rank: each for rank, each in self.deviations.items() if each.marks}
         small = self.world_size <= 1024
         self.past, self.past_numbers = (whole, numbers) if small else (np.zeros((0, 0)), [])
         return self._conclude(step)
+
+    def _note_growing(
+        self, ranks: NDArray[np.int64], scores: NDArray[np.float64], off: NDArray[np.bool_]
+    ) -> None:
+        """Counts the window before as well where the two together say as much as two that just pass.
+
+        What is wrong from a step on shows more and more, as the others go on learning.
+        """
+        row = np.full(self.world_size, np.nan)
+        row[ranks] = scores
+        if self.scores.size == self.world_size:
+            together = np.abs(scores + self.scores[ranks])
+            alike = scores * self.scores[ranks] > 0
+            for rank in ranks[off & alike & (together > 2 * self.config.z)].tolist():
+                self.deviations[rank].marks |= 2
+        self.scores = row
 
     def _share(self, count: int) -> float:
         config = self.config
