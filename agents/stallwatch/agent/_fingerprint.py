@@ -99,11 +99,14 @@ class GradientSentinel:
     """A fingerprint of a few small slices of the gradient, cheap enough for every step.
 
     Which parameters, and where in them, moves with the step number, the same on every rank: a part of the model whose
-    gradients are no longer averaged is met after a few steps, and a rank that averages nothing at once.
+    gradients are no longer averaged is met after a few steps, and a rank that averages nothing at once. On the first steps
+    all parameters are met: what is wired wrongly is so from the start.
     """
 
     slices = 3
     elements = 512
+    wide_steps = 4
+    wide_slices = 256
 
     def __init__(self, parameters: Sequence[Tensor]) -> None:
         import torch
@@ -117,6 +120,8 @@ class GradientSentinel:
         ]
         self._in_memory = largest is not None and largest.device.type == "cpu"
         self._tensor = torch.Tensor
+        self._last = -1
+        self._wide_left = self.wide_steps
 
     def take(self, step: int) -> int | Tensor | None:
         """The fingerprint of this step's gradients: a number, or a scalar on their device; None without gradients."""
@@ -124,8 +129,13 @@ class GradientSentinel:
         count = len(candidates)
         fast = self._in_memory
         gradients = []
-        for index in range(min(self.slices, count)):
-            gradient = candidates[(step + index * count // self.slices) % count].grad
+        if step != self._last:
+            # Not counted from a number: a resumed run learns its step only at the first optimizer step.
+            self._last = step
+            self._wide_left -= 1
+        slices = min(self.wide_slices if self._wide_left >= 0 else self.slices, count)
+        for index in range(slices):
+            gradient = candidates[(step + index * count // slices) % count].grad
             if gradient is None:
                 continue
             if type(gradient) is not plain:

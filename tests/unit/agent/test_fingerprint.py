@@ -107,6 +107,21 @@ def test_gradient_sentinel_without_gradients():
     assert GradientSentinel([]).take(0) is None
 
 
+def test_first_steps_meet_every_parameter_and_later_ones_a_few():
+    """What is wired wrongly shows at once; what breaks later is met as the slices move on."""
+    ours, theirs = (
+        GradientSentinel(all_of)
+        for all_of in ([torch.nn.Parameter(torch.zeros(16)) for _ in range(40)] for _ in range(2))
+    )
+    for sentinel in (ours, theirs):
+        for each in sentinel._candidates:
+            each.grad = torch.ones(16)
+    theirs._candidates[17].grad = torch.full((16,), 2.0)
+    differing = [step for step in range(44) if ours.take(step) != theirs.take(step)]
+    assert differing[:4] == [0, 1, 2, 3]
+    assert 1 <= len(differing[4:]) < 10
+
+
 def test_gradient_sentinel_off_the_fast_path():
     """Gradients that are not contiguous are summed as tensors."""
     (parameter,) = [torch.nn.Parameter(torch.zeros(40, 50))]

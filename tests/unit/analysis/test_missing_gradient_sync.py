@@ -126,6 +126,25 @@ def test_blocks_whose_gradients_differ_are_named_from_a_sample():
     assert finding.detected_step == 125
 
 
+def test_a_sample_dates_what_steps_only_meet_by_chance():
+    """The first sample shows the block from the first step on; the moving fingerprint of the steps meets it later."""
+
+    def from_third(columns):
+        rows = columns.step >= 3
+        columns.gradient_fingerprint[rows] += np.arange(columns.gradient_fingerprint.shape[1])
+
+    def block(step, rank, record):
+        prints = list(record.gradient_fingerprints)
+        prints[3] ^= rank + 1
+        return replace(record, gradient_fingerprints=tuple(prints))
+
+    analysis = analyze(Job(steps=40, faults=(from_third,), sample_fault=block))
+    finding = one(analysis, "missing_gradient_sync")
+    assert finding.since_step == 0
+    assert finding.detected_step <= 4
+    assert "replica_desync" not in kinds(analysis)
+
+
 def accumulation(columns):
     """DDP synchronises once an optimizer step, the wrapper was run three times more under `no_sync`."""
     columns.forward_seconds *= 4

@@ -121,6 +121,8 @@ class MissingGradientSync:
     """Whether the loss of the latest step was no number."""
     agreed_sample: int = -1
     """Last sampled step whose gradients agreed in every block."""
+    differing_sample: int = -1
+    """The first sampled step since then whose gradients did not; -1: none."""
     firing: bool = False
     since: int = -1
     form: str = ""
@@ -266,6 +268,9 @@ class MissingGradientSync:
             began, form = scattered[0], SCATTERED
         else:
             return None
+        if self.differing_sample >= 0:
+            # All of a sample is compared, and some elements of a step.
+            began = min(began, self.differing_sample)
         self.firing, self.since, self.form, self.named, self.layers = True, began, form, ranks, ()
         return self._verdict(step)
 
@@ -284,14 +289,23 @@ class MissingGradientSync:
             return None
         blocks = differing_blocks(sample.gradient_fingerprints, sample.any_non_finite())
         if not blocks.size:
-            self.agreed_sample = sample.step
+            self.agreed_sample, self.differing_sample = sample.step, -1
             return self._resolve(sample.step) if self.firing and self.form == PARTIAL else None
         if self.shift.apart or self._is_edited(sample, blocks):
             return None
-        told = self.firing and (self.form not in _PARTS or self.layers)
-        if told or self.bad_steps or self.broken or np.isinf(sample.reduced_gradient_square).any():
-            # The steps themselves tell it better, or the numbers are none.
+        if self.broken or np.isinf(sample.reduced_gradient_square).any():
+            # The numbers are none.
             return None
+        if self.differing_sample < 0:
+            self.differing_sample = sample.step
+        told = self.firing and (self.form not in _PARTS or self.layers)
+        earlier = self.firing and sample.step < self.since
+        if earlier:
+            self.since = sample.step
+        share = blocks.size / sample.gradient_fingerprints.shape[1]
+        if told or (self.bad_steps and share == 1):
+            # The steps themselves tell it better.
+            return self._verdict(sample.step) if earlier else None
         error = 0.0
         if not self.firing:
             low = max(self.agreed_sample + 1, self.first_step, 0)
@@ -301,9 +315,7 @@ class MissingGradientSync:
         self.firing, self.form, self.good_steps = True, PARTIAL, 0
         self.named = deviating(sample.gradient_ranks, sample.gradient_fingerprints[:, blocks])
         self.layers = tuple(sample.blocks[block] for block in blocks)
-        return self._verdict(
-            sample.step, error=error, share=blocks.size / sample.gradient_fingerprints.shape[1]
-        )
+        return self._verdict(sample.step, error=error, share=share)
 
     def _is_edited(self, sample: SampledObservation, blocks: NDArray[np.int64]) -> bool:
         """Whether gradients differ for what was done to them after they had been averaged."""

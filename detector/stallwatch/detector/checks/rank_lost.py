@@ -122,8 +122,9 @@ class RankLost:
         host = seen.hosts.get(rank, "")
         last = int(seen.last_step[index].min())
         count = int(np.count_nonzero(others))
-        if self.gone and count:
-            # Replicas are in step: what the others have finished, it has taken part in, though it could not say so any more.
+        if self.gone:
+            # Replicas are in step: what any other has finished, also one that has ended since, it has taken part in, though
+            # it could not say so any more.
             last = max(last, seen.step)
         ending = seen.endings.get(rank, "") if not seen.connected[first] else ""
         after = f"after step {last:,}" if last >= 0 else "before its first step"
