@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field
 from enum import Enum
 from typing import Any
 
-from faults.scenario import SAMPLE_EVERY, Case
+from faults.scenario import SAMPLE_EVERY, Case, Scenario
 
 Finding = Mapping[str, Any]
 
@@ -25,6 +25,17 @@ class Verdict(Enum):
     RIGHT = "right"
 
 
+_KEPT = (
+    "said",
+    "found",
+    "extra",
+    "delay_steps",
+    "delay_seconds",
+    "onset_error",
+    "rank_right",
+    "wall_seconds",
+    "trouble",
+)
 BAD = frozenset(Verdict) - {Verdict.RIGHT, Verdict.UNDECIDED}
 
 
@@ -64,7 +75,7 @@ class Outcome:
             "verdict": self.verdict.value,
             "found": self.found,
             "extra": list(self.extra),
-            "said": [finding["kind"] for finding in self.said],
+            "said": [{"kind": finding["kind"], "severity": finding["severity"]} for finding in self.said],
             "delay_steps": self.delay_steps,
             "delay_seconds": self.delay_seconds,
             "onset_error": self.onset_error,
@@ -72,6 +83,15 @@ class Outcome:
             "wall_seconds": round(self.wall_seconds, 1),
             "trouble": self.trouble,
         }
+
+    @classmethod
+    def from_dict(cls, row: Mapping[str, Any], scenario: Scenario) -> Outcome:
+        """What `as_dict` gave, of a scenario that still exists."""
+        return cls(
+            Case(scenario, row["seed"], row["ranks"]),
+            Verdict(row["verdict"]),
+            **{name: row[name] for name in _KEPT},
+        )
 
 
 def judge(

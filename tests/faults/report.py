@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from statistics import median
 
+from faults.catalogue import SCENARIOS
 from faults.judge import Outcome, Verdict
 
 BEGIN, END = "<!-- measured: begin -->", "<!-- measured: end -->"
@@ -17,6 +18,10 @@ NOTHING = "-"
 def write(outcomes: Sequence[Outcome], folder: Path, docs: Path | None = None) -> None:
     """Write results.json and results.md into `folder`, and the table into `docs`."""
     folder.mkdir(parents=True, exist_ok=True)
+    order = {name: index for index, name in enumerate(SCENARIOS)}
+    outcomes = sorted(
+        outcomes, key=lambda each: (order[each.case.scenario.name], each.case.ranks, each.case.seed)
+    )
     results = [outcome.as_dict() for outcome in outcomes]
     (folder / "results.json").write_text(json.dumps(results, indent=1))
     text = markdown(outcomes)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import argparse
 import fnmatch
+import json
 import sys
 import time
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 if __name__ == "__main__":
@@ -36,6 +38,11 @@ def arguments() -> argparse.Namespace:
     parser.add_argument(
         "--out", type=Path, default=OUT, help="folder for tables, logs and the service's data"
     )
+    parser.add_argument(
+        "--keep",
+        action="store_true",
+        help="keep the results in --out of cases that are not run now: a suite in parts",
+    )
     parser.add_argument("--write-docs", action="store_true", help="also write the table into docs/faults.md")
     return parser.parse_args()
 
@@ -58,6 +65,16 @@ def _is_meant(scenario: Scenario, patterns: list[str]) -> bool:
     return not patterns or any(
         fnmatch.fnmatch(scenario.name, pattern) or pattern in scenario.name for pattern in patterns
     )
+
+
+def earlier(path: Path, outcomes: Sequence[Outcome]) -> list[Outcome]:
+    """The results of an earlier call, but for cases that were run again."""
+    again = {outcome.case for outcome in outcomes}
+    rows = json.loads(path.read_text()) if path.exists() else []
+    kept = [
+        Outcome.from_dict(row, SCENARIOS[row["scenario"]]) for row in rows if row["scenario"] in SCENARIOS
+    ]
+    return [outcome for outcome in kept if outcome.case not in again]
 
 
 def tell(outcome: Outcome) -> None:
@@ -92,7 +109,8 @@ def main() -> int:
     began = time.monotonic()
     with open_bench(options.out) as bench:
         outcomes = bench.run_all(cases, options.jobs, tell)
-    write(outcomes, options.out, docs=Path("docs/faults.md") if options.write_docs else None)
+    kept = earlier(options.out / "results.json", outcomes) if options.keep else []
+    write([*kept, *outcomes], options.out, docs=Path("docs/faults.md") if options.write_docs else None)
     counts = Counter(outcome.verdict for outcome in outcomes)
     print(
         f"{len(outcomes)} cases in {time.monotonic() - began:.0f} s: "

@@ -6,12 +6,14 @@ ended, `{"id", "code"}`. Nothing here starts a thread, so that a fork inherits n
 
 from __future__ import annotations
 
+import atexit
 import importlib
 import json
 import os
 import select
 import signal
 import sys
+import threading
 import traceback
 from typing import Any, NoReturn
 
@@ -79,8 +81,12 @@ def be_rank(order: dict[str, Any]) -> NoReturn:
         code = 0
     except BaseException:
         traceback.print_exc()
-    # As a script ends, exit handlers and all: the agent has one.
-    sys.exit(code)
+    # As a script ends, exit handlers and all: the agent has one. What would follow, freeing all modules, takes 0.7 s of CPU.
+    threading._shutdown()
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 if __name__ == "__main__":

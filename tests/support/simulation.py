@@ -258,6 +258,37 @@ def play(
     return now
 
 
+def watched(job, waited, *, telling=True):
+    """A job whose heartbeats, every 2 s, say how long training threads have waited for a CPU: `waited(seconds, rank)`."""
+    analysis = RunAnalysis(job.run)
+    attach(analysis, job, START)
+    beaten = ticked = 0.0
+    steps = job.columns()
+    ends = np.cumsum(steps.step_seconds.max(axis=1))
+    for since, rank, batch in job.batches():
+        while ticked + 1.0 <= since:
+            ticked += 1.0
+            if ticked >= beaten + 2.0:
+                beaten = ticked
+                last = int(steps.step[max(np.searchsorted(ends, ticked) - 1, 0)])
+                for each in range(job.ranks):
+                    analysis.heartbeat(
+                        START + ticked,
+                        each,
+                        job.incarnation + each,
+                        RankHeartbeat(
+                            phase=Phase.FORWARD,
+                            phase_seconds=0.0,
+                            last_step=last,
+                            sent_seconds=START + ticked,
+                            cpu_wait_seconds=waited(ticked, each) if telling else float("nan"),
+                        ),
+                    )
+            analysis.tick(START + ticked)
+        analysis.batch(START + since, rank, job.incarnation + rank, batch)
+    return analysis
+
+
 def beat_all(
     analysis: RunAnalysis,
     job: Job,

@@ -8,7 +8,7 @@ import torch
 
 from faults.job import Job
 from faults.scenario import Scenario
-from faults.tasks import Batch
+from faults.tasks import TASKS, Batch
 
 DUPLICATE = "duplicate_shards"
 ACCUMULATION = "accumulation_mismatch"
@@ -30,7 +30,7 @@ def same_samples(job: Job) -> None:
 def repeated_order(job: Job) -> None:
     """The sampler is never told the epoch: every epoch has the same order."""
     epoch = job.options["epoch_steps"]
-    training = job.training(dataset_size=epoch * 16 * job.world_size)
+    training = job.training(dataset_size=epoch * TASKS[job.case.scenario.task].samples * job.world_size)
     for step in training.iterate():
         training.finish(training.backward(step, batch=training.batch(step % epoch)))
     training.close()

@@ -41,7 +41,7 @@ def _elastic(name: str, says: str, **fields: object) -> Scenario:
         # The rank that died was lost, until its attempt was over.
         "also": ("rank_lost",),
         "patience_seconds": 120.0,
-        "lane": Lane.IDLE,
+        "lane": Lane.SHARED,
     }
     return Scenario(name=f"elastic/{name}", says=says, **{**defaults, **fields})  # type: ignore[arg-type]
 

@@ -232,3 +232,16 @@ def test_the_last_words_of_an_agent_are_durable_when_its_stream_ends(service, ru
             if response.WhichOneof("payload") == "acknowledgement"
         ]
     assert durable[-1] == 1
+
+
+def test_a_start_outlives_the_agent_that_asked_for_it(service, run):
+    """On a full machine an analyzer takes longer to start than an agent waits: the next try must find it further on."""
+
+    def starting() -> bool:
+        titles = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True).stdout
+        return f"ray::{run}@" in titles
+
+    with Stream(service.grpc_address) as stream:
+        stream.send(hello=hello(run))
+        wait_until("the analyzer's start", lambda: starting() or service.get(path(run)), interval=0.01)
+    wait_until("the run", lambda: service.get(path(run)))

@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from stallwatch.detector.analysis import AnalysisConfig, RunAnalysis
+from stallwatch.detector.analysis import AnalysisConfig
 from stallwatch.detector.checks.straggler import Straggler
-from stallwatch.detector.core.inputs import Parallelism, Phase, RankHeartbeat
+from stallwatch.detector.core.inputs import Parallelism
 from stallwatch.detector.core.observations import StepObservation
-from support.simulation import START, Job, analyze, attach, kinds, one
+from support.simulation import Job, analyze, kinds, one, watched
 
 FROM = 107
 
@@ -169,37 +169,6 @@ def test_ranks_that_take_turns_are_not_named():
             columns.forward_seconds[row, step % columns.forward_seconds.shape[1]] += 0.1
 
     assert kinds(analyze(Job(steps=400, faults=(turns,), sample_period=0))) == set()
-
-
-def watched(job, waited, *, telling=True):
-    """A job whose heartbeats, every 2 s, say how long training threads have waited for a CPU: `waited(seconds, rank)`."""
-    analysis = RunAnalysis(job.run)
-    attach(analysis, job, START)
-    beaten = ticked = 0.0
-    steps = job.columns()
-    ends = np.cumsum(steps.step_seconds.max(axis=1))
-    for since, rank, batch in job.batches():
-        while ticked + 1.0 <= since:
-            ticked += 1.0
-            if ticked >= beaten + 2.0:
-                beaten = ticked
-                last = int(steps.step[max(np.searchsorted(ends, ticked) - 1, 0)])
-                for each in range(job.ranks):
-                    analysis.heartbeat(
-                        START + ticked,
-                        each,
-                        job.incarnation + each,
-                        RankHeartbeat(
-                            phase=Phase.FORWARD,
-                            phase_seconds=0.0,
-                            last_step=last,
-                            sent_seconds=START + ticked,
-                            cpu_wait_seconds=waited(ticked, each) if telling else float("nan"),
-                        ),
-                    )
-            analysis.tick(START + ticked)
-        analysis.batch(START + since, rank, job.incarnation + rank, batch)
-    return analysis
 
 
 def quick(seconds, until=10**9, steps=2000):

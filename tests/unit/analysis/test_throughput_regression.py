@@ -7,7 +7,7 @@ import pytest
 
 from stallwatch.detector.analysis import RunAnalysis
 from stallwatch.detector.core.inputs import Event, RankBatch
-from support.simulation import START, Job, analyze, attach, kinds, one, play, restarted
+from support.simulation import START, Job, analyze, attach, kinds, one, play, restarted, watched
 
 FROM = 307
 
@@ -137,3 +137,25 @@ def test_it_resolves_when_steps_are_as_short_as_before():
 def test_noise_is_no_regression(jitter):
     """Whatever the noise of single steps."""
     assert "throughput_regression" not in kinds(run(jitter=jitter, steps=3000, step_seconds=0.1))
+
+
+@pytest.mark.parametrize(
+    ("explained", "earliest"), [(0.0, 10.0), (0.3, 60.0), (1.0, 120.0)], ids=["none", "a part", "all"]
+)
+def test_a_full_machine_has_to_last(explained, earliest):
+    """Steps of 20 ms grow by a quarter, and training threads wait for a CPU for none, a part or all of that."""
+    begins, growth = 400 * 0.02, 0.25
+
+    def waited(seconds, _rank):
+        return 0.05 * seconds + max(seconds - begins, 0.0) * explained * growth / (1 + growth)
+
+    def fault(columns):
+        rows = columns.step >= 400
+        columns.forward_seconds[rows] += growth * 0.02
+
+    job = Job(
+        ranks=4, steps=7000, step_seconds=0.02, jitter=0.05, faults=(fault,), sample_period=0, batch_steps=50
+    )
+    finding = one(watched(job, waited), "throughput_regression")
+    lasted = (finding.detected_step - 400) * 0.02 * (1 + growth)
+    assert earliest - 1.0 <= lasted <= earliest + 15.0

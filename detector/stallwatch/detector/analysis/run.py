@@ -19,6 +19,7 @@ from stallwatch.detector.analysis.pipeline import Pipeline
 from stallwatch.detector.analysis.ranks import RankTable
 from stallwatch.detector.analysis.series import SeriesPoint
 from stallwatch.detector.analysis.state import RunState
+from stallwatch.detector.core.family import Peer
 from stallwatch.detector.core.findings import Finding
 from stallwatch.detector.core.inputs import Parallelism, RankBatch, RankHeartbeat, RankHello
 from stallwatch.detector.core.learning import LossAssessment
@@ -148,6 +149,15 @@ class RunAnalysis:
         observation = state.ranks.observe(now, state.attempt.number, state.aligner.world_size, total)
         self._see(now, observation)
         self._conclude(now)
+
+    def compare(self, now: float, family: tuple[Peer, ...]) -> None:
+        """What other runs of the family look like now: findings about the loss are explained anew."""
+        self._attend(now)
+        self.state.family = family
+        book = self.state.findings
+        for kind, verdict in sorted(self.state.diagnosed.items()):
+            if kind in book.active:
+                book.apply(now, self._explain(verdict))
 
     def accepted_sequence(self, rank: int, incarnation: int) -> int:
         """Highest batch sequence taken from this process; 0 when none was."""
@@ -292,9 +302,12 @@ class RunAnalysis:
 
     def _take(self, now: float, verdict: Verdict) -> None:
         state = self.state
-        vitals = self.pipeline.signals.get("vitals")
-        if verdict.kind in DIAGNOSED and isinstance(vitals, VitalsSignal):
-            verdict = explain(verdict, vitals.vitals(), state.findings.select("firing"))
+        if verdict.kind in DIAGNOSED:
+            if verdict.firing:
+                state.diagnosed[verdict.kind] = verdict
+            else:
+                state.diagnosed.pop(verdict.kind, None)
+            verdict = self._explain(verdict)
         finding = state.findings.apply(now, verdict)
         if verdict.kind == "hang":
             state.hung = verdict.firing
@@ -302,6 +315,13 @@ class RunAnalysis:
             state.lost = verdict.firing and verdict.severity is None
         if finding is not None:
             accounting.charge_onset(state, finding)
+
+    def _explain(self, verdict: Verdict) -> Verdict:
+        signal = self.pipeline.signals.get("vitals")
+        if not verdict.firing or not isinstance(signal, VitalsSignal):
+            return verdict
+        vitals = replace(signal.vitals(), family=self.state.family)
+        return explain(verdict, vitals, self.state.findings.select("firing"))
 
     def _conclude(self, now: float) -> None:
         """Bring the run's state up to date."""

@@ -13,10 +13,12 @@ from stallwatch.detector.analysis.clock import StepClock
 from stallwatch.detector.analysis.findings import FindingBook
 from stallwatch.detector.analysis.ranks import RankTable, SequenceLedger
 from stallwatch.detector.analysis.series import SeriesBook
+from stallwatch.detector.core.family import Peer
 from stallwatch.detector.core.inputs import RankHello
 from stallwatch.detector.core.learning import LossAssessment
 from stallwatch.detector.core.observations import RunDeclaration
 from stallwatch.detector.core.scaling import NoiseScaleObservation
+from stallwatch.detector.core.verdicts import Verdict
 from stallwatch.detector.core.views import STEP_PHASES, STEP_SECONDS_BUCKETS
 
 
@@ -53,6 +55,10 @@ class RunState:
     state_since_step: int = 0
     step: int = -1
     """Highest step that was aligned."""
+    family: tuple[Peer, ...] = ()
+    """Other runs of the same family, as last told."""
+    diagnosed: dict[str, Verdict] = field(default_factory=dict)
+    """The latest firing verdicts about the loss, by kind, before causes were put under them."""
     hung: bool = False
     lost: bool = False
     batch_sizes: list[float] = field(default_factory=list)

@@ -57,6 +57,8 @@ def run_view(state: RunState) -> RunView:
         duplicate_batches=state.duplicate_batches,
         dropped_steps=dict(state.dropped),
         info=_info(state),
+        peak_learning_rate=_peak_rate(state),
+        parameters=hello.parameters if hello else 0,
     )
 
 
@@ -155,6 +157,12 @@ def _loss_view(state: RunState) -> LossView:
         if forecast is None
         else Forecast(forecast.horizon_steps, forecast.relative_improvement, forecast.low, forecast.high),
     )
+
+
+def _peak_rate(state: RunState) -> float | None:
+    looked = state.assessment
+    rate, ratio = (looked.learning_rate, looked.learning_rate_ratio) if looked else (None, None)
+    return rate / ratio if rate is not None and ratio else None
 
 
 def _epoch(state: RunState, batch: float | None) -> float | None:

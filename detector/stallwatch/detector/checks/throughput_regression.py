@@ -20,6 +20,10 @@ from stallwatch.detector.core.windows import PARTS, WINDOW_STEPS, StepWindowObse
 _WAITING = len(PARTS) - 1
 _EVENT_STEPS = 20
 _CPU_WEIGHT = 0.2
+_EXPLAINED = 0.5
+"""Share of the growth that is waiting for a CPU from which that is the reason ..."""
+_HINTED = 0.1
+"""... and below which it has nothing to do with it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +49,7 @@ class ThroughputRegressionConfig:
     wander_share: float = 0.3
     """... or less, where steps have grown by more than machines wander by: with the square of the ratio ..."""
     unknown_seconds: float = 60.0
-    """... where nothing is known of that ..."""
+    """... where nothing is known of that, or that explains a part of it ..."""
     contended_seconds: float = 120.0
     """... and where that explains it: other processes come and go."""
     spell_factor: float = 2.0
@@ -248,15 +252,23 @@ class ThroughputRegression:
         config = self.config
         if growth < least or excursion.windows < config.windows:
             return False
-        waited = self.cpu_wait_now - self.cpu_wait
-        if math.isnan(waited):
-            needed = config.unknown_seconds
-        elif waited >= 0.5 * -math.expm1(-growth):
+        explained = self._explained_by_waiting(growth)
+        if explained >= _EXPLAINED:
             needed = config.contended_seconds
+        elif not explained < _HINTED:  # which holds where it is unknown, too
+            needed = config.unknown_seconds
         else:
             needed = config.settle_seconds * min(1.0, config.wander_share / math.expm1(growth)) ** 2
         needed = max(needed, config.spell_factor * self.spells.longest(growth))
         return excursion.seconds >= needed and not self._is_waiting_for_one()
+
+    def _explained_by_waiting(self, growth: float) -> float:
+        """Share of what steps grew by that ranks spent ready to run and waiting for a CPU; NaN where that is unknown.
+
+        Only the training threads tell. What else a rank waits for on a full machine (the threads that move gradients, caches, a
+        core shared by two threads) does not show, so that a share well below 1 is a full machine already.
+        """
+        return (self.cpu_wait_now - self.cpu_wait) / -math.expm1(-growth)
 
     def _grown(self) -> NDArray[np.float64]:
         return np.asarray(np.median(self.recent_parts, axis=0) - np.median(self.parts, axis=0))
@@ -284,7 +296,7 @@ class ThroughputRegression:
         leading = int(known.argmax())
         phase = PARTS[leading] if known[leading] > 0.3 * (now - before) else ""
         waited = self.cpu_wait_now - self.cpu_wait
-        contended = waited >= 0.5 * -math.expm1(-growth)
+        contended = self._explained_by_waiting(growth) >= _EXPLAINED
         event = next((text for at, text in self.events if abs(at - excursion.since) <= _EVENT_STEPS), "")
         where = f"; its {phase} grew by {seconds_text(float(known[leading]))}" if phase else ""
         if contended:

@@ -151,3 +151,6 @@ class RunView:
     """Labels of `stallwatch_run_info`: framework, torch_version, backend, parallelism, model, optimizer, world_size."""
     rules: tuple[RuleView, ...] = ()
     """Of the rule set that was asked for; empty without one."""
+    peak_learning_rate: float | None = None
+    parameters: int = 0
+    """Of the model; 0 when not declared."""

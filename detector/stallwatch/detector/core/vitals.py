@@ -11,6 +11,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from stallwatch.detector.core.family import Peer
 from stallwatch.detector.core.learning import LossAssessment
 from stallwatch.detector.core.observations import EventObservation, RunDeclaration
 from stallwatch.detector.core.scaling import NoiseScaleObservation
@@ -247,3 +248,5 @@ class Vitals:
     """Steps and losses over the whole run, at most 128, as means of neighbours; what a restart repeated is replaced."""
     findings: Mapping[str, int] = field(default_factory=dict)
     """Other findings that are firing, by kind, with the step they began at."""
+    family: tuple[Peer, ...] = ()
+    """Other runs of the same family, as far as anybody has told of them."""

@@ -12,6 +12,7 @@ from stallwatch.detector.core.vocabulary import VOCABULARY
 from stallwatch.detector.diagnosis.causes import CAUSES
 from stallwatch.detector.diagnosis.missing import missing
 from stallwatch.detector.diagnosis.ranking import Ranked, as_causes, is_sure, rank
+from stallwatch.detector.diagnosis.relatives import described
 from stallwatch.detector.diagnosis.weighing import Weigh
 
 DIAGNOSED = frozenset({"plateau", "slow_convergence", "oscillation", "divergence"})
@@ -38,6 +39,8 @@ def explain(
     named = tuple(dict.fromkeys((*faults, *as_causes(ranked))))[: _ADVICE + len(faults)]
     needed = () if faults or is_sure(ranked) else missing(vitals)
     evidence = {**verdict.evidence, **_evidence(ranked, faults)}
+    if family := described(vitals):
+        evidence["family"] = family
     if needed:
         evidence["to_decide"] = needed
     return replace(

@@ -6,6 +6,7 @@ import math
 
 from stallwatch.detector.core.vitals import Vitals
 from stallwatch.detector.diagnosis.evidence import inverse, is_adaptive
+from stallwatch.detector.diagnosis.relatives import got_through, relatives
 from stallwatch.detector.diagnosis.timeline import (
     at_schedule_end,
     change_at_onset,
@@ -87,6 +88,14 @@ def _evaluation(vitals: Vitals) -> tuple[Term, ...]:
             f"the training loss is {inverse(gap):.3g} times the evaluation loss, which the model could reach as well",
         ),
     )
+
+
+def lowest_reached(vitals: Vitals) -> Term:
+    """Against: another run of the same model stands clearly below, so this is neither a floor nor a limit."""
+    found = relatives(vitals)
+    below = found.through if found else ()
+    alike = [each for each in below if found and each.parameters == found.own.parameters]
+    return Term(-2.5 * bool(alike), f"{got_through(found) if found and alike else ''}")
 
 
 def nothing_broken(vitals: Vitals) -> tuple[Term, ...]:

@@ -27,6 +27,10 @@ _SURE = 0.6
 
 _BROKEN = 6.0
 """What a broken invariant takes from the causes that say that nothing is wrong."""
+_ANSWER = _OTHER + math.log(_SURE / (1 - _SURE))
+"""Evidence from which a cause is the answer if there is no other."""
+_BEHIND = 1.0
+"""By how much a cause that yields stays behind a fault, in nats."""
 
 
 def is_benign(kind: str) -> bool:
@@ -50,6 +54,14 @@ def rank(vitals: Vitals, causes: Mapping[str, Weigh]) -> list[Ranked]:
     weighed = [each for weigh in causes.values() if (each := weigh(vitals)) is not None]
     broken = any(each.decisive and each.score > _OTHER for each in weighed)
     scores = [each.score - (_BROKEN if broken and is_benign(each.kind) else 0.0) for each in weighed]
+    fault = max(
+        (each.score for each in weighed if not is_benign(each.kind) and each.score >= _ANSWER),
+        default=math.inf,
+    )
+    scores = [
+        min(score, fault - _BEHIND) if each.yields else score
+        for each, score in zip(weighed, scores, strict=True)
+    ]
     top = max([_OTHER, *scores])
     total = sum(math.exp(score - top) for score in scores) + math.exp(_OTHER - top)
     ranked = [

@@ -36,6 +36,8 @@ class Weighing:
     """The smallest experiment that would confirm or refute it."""
     decisive: bool = False
     """Whether an invariant is broken that nothing else breaks."""
+    yields: bool = False
+    """Whether it says only that a reason is shared, and so gives way to a fault that would be the answer by itself."""
     since_step: int = -1
     """Where it began; -1 when unknown."""
     layers: tuple[str, ...] = ()

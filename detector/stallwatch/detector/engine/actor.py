@@ -102,6 +102,13 @@ class RunAnalyzer:
             durable = self._save()
         return self._show(durable)
 
+    def compare(self, now: float, family: bytes) -> str:
+        """Take a serialized `Family`, what the other runs look like; return the generation that did."""
+        peers = analyzer_pb2.Family.FromString(family)
+        self._apply(analyzer_pb2.AnalyzerInput(received_unix_seconds=now, family=peers))
+        self._collect_changes()
+        return self.generation
+
     def flush(self) -> PollResult:
         """Save now, whatever was saved when."""
         return self._show(self._save() if self._dirty else ())

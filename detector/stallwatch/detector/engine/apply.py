@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from stallwatch.detector.analysis.run import RunAnalysis
 from stallwatch.detector.engine.decode import decode_batch, decode_heartbeat, decode_hello
+from stallwatch.detector.engine.family import decode_family
 from stallwatch.v1 import analyzer_pb2
 
 
@@ -23,6 +24,8 @@ def apply(analysis: RunAnalysis, item: analyzer_pb2.AnalyzerInput) -> bool:
             analysis.goodbye(now, rank, incarnation, item.goodbye.reason, item.goodbye.last_step)
         case "disconnect":
             analysis.disconnect(now, rank, incarnation, item.disconnect.reason)
+        case "family":
+            analysis.compare(now, decode_family(item.family))
         case _:
             # Written by a newer version: what it does not know cannot change this analysis.
             pass

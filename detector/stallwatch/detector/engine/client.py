@@ -43,6 +43,10 @@ class AnalyzerClient:
         self._check(result.generation)
         return result
 
+    async def compare(self, now: float, family: bytes) -> None:
+        """Tell it what the other runs of its family look like: a serialized `Family`."""
+        self._check(await self._call("compare", now, family))
+
     async def flush(self) -> PollResult:
         """Make everything that was accepted durable."""
         result: PollResult = await self._call("flush")

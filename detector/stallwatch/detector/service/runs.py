@@ -17,6 +17,7 @@ from stallwatch.detector.engine.messages import PollResult
 from stallwatch.detector.errors import AnalyzerLostError, StallwatchError, TooManyRunsError
 from stallwatch.detector.ingest.channel import RunChannel
 from stallwatch.detector.ingest.statistics import IngestStatistics
+from stallwatch.detector.service.family import Families
 from stallwatch.detector.service.live_run import LiveRun
 from stallwatch.detector.service.settings import Settings
 from stallwatch.detector.store import Store
@@ -44,8 +45,9 @@ class Runs:
         self._statistics = statistics
         self._settings = settings
         self._live: dict[str, LiveRun] = {}
+        self._families = Families(store, lambda: tuple(self._live.values()))
         self._shown: dict[str, PollResult] = {}
-        self._opening: dict[str, asyncio.Lock] = {}
+        self._opening: dict[str, asyncio.Task[LiveRun]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._closing = False
         self.restarts = 0
@@ -67,19 +69,22 @@ class Runs:
         for name in names[: self._settings.max_runs]:
             self._spawn(reopen(name))
         self._spawn(self._sweep())
+        self._spawn(self._families.keep_comparing())
 
     async def open_channel(self, run: str) -> RunChannel:
         """The channel of a run; its analyzer is started, or restored, when there is none."""
-        lock = self._opening.setdefault(run, asyncio.Lock())
-        async with lock:
-            if (live := self._live.get(run)) is None:
-                live = await self._open(run)
-            return live.channel
+        if (live := self._live.get(run)) is None:
+            if (opening := self._opening.get(run)) is None:
+                opening = self._opening[run] = asyncio.create_task(self._open(run), name=f"open {run}")
+                opening.add_done_callback(lambda done: self._opened(run, done))
+            # Agents give up after some seconds and come back: a start that they all wait for must outlive each of them.
+            live = await asyncio.shield(opening)
+        return live.channel
 
     async def stop(self, seconds: float) -> None:
         """Apply and save everything that was accepted, then end the analyzers."""
         self._closing = True
-        for task in self._tasks:
+        for task in (*self._tasks, *self._opening.values()):
             task.cancel()
         live = tuple(self._live.values())
         for run in live:
@@ -158,6 +163,12 @@ class Runs:
         live.take(first)
         return live
 
+    def _opened(self, run: str, done: asyncio.Task[LiveRun]) -> None:
+        self._opening.pop(run, None)
+        if not done.cancelled() and (error := done.exception()) is not None:
+            # Whoever waited for it is told as well; there may be nobody left.
+            log.info("run %s was not opened: %s", run, error)
+
     async def _make_room(self) -> None:
         if len(self._live) < self._settings.max_runs:
             return
@@ -213,7 +224,6 @@ class Runs:
         live.stop_polling()
         live.channel.close(f"run {run} is over")
         await self._end(live)
-        self._opening.pop(run, None)
 
     async def _end(self, live: LiveRun) -> None:
         try:

@@ -129,9 +129,9 @@ class Store:
             columns = tables.snapshots.c
             connection.execute(update(tables.snapshots).where(columns.id == snapshot.id).values(damaged=True))
 
-    def runs(self) -> list[StoredRun]:
-        """Every run there has been, the latest first. One whose view is of another version is left out."""
-        query = select(tables.runs).order_by(tables.runs.c.updated_at.desc())
+    def runs(self, most: int | None = None) -> list[StoredRun]:
+        """Every run there has been, or the latest `most`, the latest first. One whose view is of another version is left out."""
+        query = select(tables.runs).order_by(tables.runs.c.updated_at.desc()).limit(most)
         return [stored for row in self._rows(query) if (stored := _stored_run(row)) is not None]
 
     def run(self, name: str) -> StoredRun | None:

@@ -8,6 +8,7 @@ from stallwatch.detector.diagnosis.causes import (
     batch_too_small,
     capacity_limit,
     clipping_saturated,
+    common_plateau,
     component_stall,
     data_shortfall,
     dead_units,
@@ -49,6 +50,7 @@ CAUSES: dict[str, Weigh] = {
         component_stall,
         group_stall,
         label_noise,
+        common_plateau,
         capacity_limit,
         noise_floor,
     )

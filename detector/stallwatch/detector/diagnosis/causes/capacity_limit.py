@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from stallwatch.detector.core.vitals import Vitals
 from stallwatch.detector.diagnosis.evidence import inverse, stopped
-from stallwatch.detector.diagnosis.health import flatness, nothing_broken, progress
+from stallwatch.detector.diagnosis.health import flatness, lowest_reached, nothing_broken, progress
 from stallwatch.detector.diagnosis.timeline import at_schedule_end
 from stallwatch.detector.diagnosis.weighing import Term, Weighing, log_ramp, ramp
 
@@ -54,7 +54,7 @@ def weigh(vitals: Vitals) -> Weighing | None:
     best = max((*shared, *own[3:]), key=lambda term: term.nats)
     return Weighing(
         kind=KIND,
-        terms=(*own, *shared, *nothing_broken(vitals)),
+        terms=(*own, *shared, lowest_reached(vitals), *nothing_broken(vitals)),
         reason=f"The model fits as much as it can: {100 * left:.0f} % of the loss is still there, and {best.text}.",
         advice=(
             f"Give the model more capacity (it trains {parameters:,} parameters), or inputs that tell more."

@@ -13,7 +13,7 @@ import math
 
 from stallwatch.detector.core.vitals import Vitals
 from stallwatch.detector.diagnosis.evidence import inverse, stopped
-from stallwatch.detector.diagnosis.health import flatness, nothing_broken, progress
+from stallwatch.detector.diagnosis.health import flatness, lowest_reached, nothing_broken, progress
 from stallwatch.detector.diagnosis.timeline import at_schedule_end, cut
 from stallwatch.detector.diagnosis.weighing import Term, Weighing, log_ramp, ramp
 
@@ -56,7 +56,7 @@ def weigh(vitals: Vitals) -> Weighing | None:
     best = max((*own, *shared), key=lambda term: term.nats)
     return Weighing(
         kind=KIND,
-        terms=(*own, *shared, *nothing_broken(vitals)),
+        terms=(*own, *shared, lowest_reached(vitals), *nothing_broken(vitals)),
         reason=f"What is left is noise, and the run is done at these settings: {best.text}.",
         advice=(
             "Stop here: the schedule has done its work, and more steps at this rate change nothing."

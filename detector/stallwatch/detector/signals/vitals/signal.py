@@ -74,7 +74,7 @@ class VitalsSignal:
             self.optimization.turn(observation)
         elif isinstance(observation, LossAssessment):
             self.assessment = observation
-            return (self.vitals(),)
+            return (self._look(),)
         else:
             self._other(observation)
         return ()
@@ -108,7 +108,7 @@ class VitalsSignal:
         if known.size:
             self.past.sample(sample.step, int(known.min()))
         self.samples += 1
-        return (self.vitals(),) if self.samples >= _SAMPLES_A_LOOK else ()
+        return (self._look(),) if self.samples >= _SAMPLES_A_LOOK else ()
 
     def _other(self, observation: object) -> None:
         if isinstance(observation, NamedLossObservation):
@@ -127,9 +127,12 @@ class VitalsSignal:
             self.scales = ScaleTracker(loss_scale_peak=self.scales.loss_scale_peak)
             self.noise = None
 
+    def _look(self) -> Vitals:
+        self.samples = 0
+        return self.vitals()
+
     def vitals(self) -> Vitals:
         """All that is known now."""
-        self.samples = 0
         loss = self.assessment
         stopped = loss is not None and loss.state in ("plateau", "oscillating", "diverging", "slow")
         end = loss.since_step if loss is not None and stopped else self.step
