@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from stallwatch.v1 import telemetry_pb2 as stallwatch_dot_v1_dot_telemetry__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1cstallwatch/v1/analyzer.proto\x12\rstallwatch.v1\x1a\x1dstallwatch/v1/telemetry.proto\"\xd8\x02\n\rAnalyzerInput\x12\x1d\n\x15received_unix_seconds\x18\x01 \x01(\x01\x12\x0c\n\x04rank\x18\x02 \x01(\r\x12\x13\n\x0bincarnation\x18\x03 \x01(\x06\x12%\n\x05hello\x18\x04 \x01(\x0b\x32\x14.stallwatch.v1.HelloH\x00\x12%\n\x05\x62\x61tch\x18\x05 \x01(\x0b\x32\x14.stallwatch.v1.BatchH\x00\x12-\n\theartbeat\x18\x06 \x01(\x0b\x32\x18.stallwatch.v1.HeartbeatH\x00\x12)\n\x07goodbye\x18\x07 \x01(\x0b\x32\x16.stallwatch.v1.GoodbyeH\x00\x12/\n\ndisconnect\x18\x08 \x01(\x0b\x32\x19.stallwatch.v1.DisconnectH\x00\x12#\n\x04tick\x18\t \x01(\x0b\x32\x13.stallwatch.v1.TickH\x00\x42\x07\n\x05input\"\x1c\n\nDisconnect\x12\x0e\n\x06reason\x18\x01 \x01(\t\"\x06\n\x04Tickb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1cstallwatch/v1/analyzer.proto\x12\rstallwatch.v1\x1a\x1dstallwatch/v1/telemetry.proto\"\x81\x03\n\rAnalyzerInput\x12\x1d\n\x15received_unix_seconds\x18\x01 \x01(\x01\x12\x0c\n\x04rank\x18\x02 \x01(\r\x12\x13\n\x0bincarnation\x18\x03 \x01(\x06\x12%\n\x05hello\x18\x04 \x01(\x0b\x32\x14.stallwatch.v1.HelloH\x00\x12%\n\x05\x62\x61tch\x18\x05 \x01(\x0b\x32\x14.stallwatch.v1.BatchH\x00\x12-\n\theartbeat\x18\x06 \x01(\x0b\x32\x18.stallwatch.v1.HeartbeatH\x00\x12)\n\x07goodbye\x18\x07 \x01(\x0b\x32\x16.stallwatch.v1.GoodbyeH\x00\x12/\n\ndisconnect\x18\x08 \x01(\x0b\x32\x19.stallwatch.v1.DisconnectH\x00\x12#\n\x04tick\x18\t \x01(\x0b\x32\x13.stallwatch.v1.TickH\x00\x12\'\n\x06\x66\x61mily\x18\n \x01(\x0b\x32\x15.stallwatch.v1.FamilyH\x00\x42\x07\n\x05input\"\x1c\n\nDisconnect\x12\x0e\n\x06reason\x18\x01 \x01(\t\"\x06\n\x04Tick\",\n\x06\x46\x61mily\x12\"\n\x05peers\x18\x01 \x03(\x0b\x32\x13.stallwatch.v1.Peer\"\xe9\x01\n\x04Peer\x12\x0b\n\x03run\x18\x01 \x01(\t\x12\x0c\n\x04\x66lat\x18\x02 \x01(\x08\x12\x12\n\nsince_step\x18\x03 \x01(\x03\x12\r\n\x05level\x18\x04 \x01(\x01\x12\r\n\x05noise\x18\x05 \x01(\x01\x12\x15\n\rlearning_rate\x18\x06 \x01(\x01\x12\x1a\n\x12peak_learning_rate\x18\x07 \x01(\x01\x12\x17\n\x0f\x65\x66\x66\x65\x63tive_batch\x18\x08 \x01(\x01\x12\x12\n\nworld_size\x18\t \x01(\r\x12\x11\n\toptimizer\x18\n \x01(\t\x12\r\n\x05model\x18\x0b \x01(\t\x12\x12\n\nparameters\x18\x0c \x01(\x03\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,9 +33,13 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'stallwatch.v1.analyzer_pb2'
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_ANALYZERINPUT']._serialized_start=79
-  _globals['_ANALYZERINPUT']._serialized_end=423
-  _globals['_DISCONNECT']._serialized_start=425
-  _globals['_DISCONNECT']._serialized_end=453
-  _globals['_TICK']._serialized_start=455
-  _globals['_TICK']._serialized_end=461
+  _globals['_ANALYZERINPUT']._serialized_end=464
+  _globals['_DISCONNECT']._serialized_start=466
+  _globals['_DISCONNECT']._serialized_end=494
+  _globals['_TICK']._serialized_start=496
+  _globals['_TICK']._serialized_end=502
+  _globals['_FAMILY']._serialized_start=504
+  _globals['_FAMILY']._serialized_end=548
+  _globals['_PEER']._serialized_start=551
+  _globals['_PEER']._serialized_end=784
 # @@protoc_insertion_point(module_scope)

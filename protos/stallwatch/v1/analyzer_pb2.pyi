@@ -5,8 +5,10 @@ What an analyzer is fed, in order. The gateway hands these to the run's analyzer
 replaying a recording through the analysis gives the same findings, bit for bit.
 """
 
+from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
+from google.protobuf.internal import containers as _containers
 from stallwatch.v1 import telemetry_pb2 as _telemetry_pb2
 import builtins as _builtins
 import sys
@@ -32,10 +34,11 @@ class AnalyzerInput(_message.Message):
     GOODBYE_FIELD_NUMBER: _builtins.int
     DISCONNECT_FIELD_NUMBER: _builtins.int
     TICK_FIELD_NUMBER: _builtins.int
+    FAMILY_FIELD_NUMBER: _builtins.int
     received_unix_seconds: _builtins.float
     """When the gateway received it: the analysis has no clock of its own."""
     rank: _builtins.int
-    """The rank process it came from; unused for `tick`."""
+    """The rank process it came from; unused for `tick` and `family`."""
     incarnation: _builtins.int
     @_builtins.property
     def hello(self) -> _telemetry_pb2.Hello: ...
@@ -49,6 +52,8 @@ class AnalyzerInput(_message.Message):
     def disconnect(self) -> Global___Disconnect: ...
     @_builtins.property
     def tick(self) -> Global___Tick: ...
+    @_builtins.property
+    def family(self) -> Global___Family: ...
     def __init__(
         self,
         *,
@@ -61,12 +66,13 @@ class AnalyzerInput(_message.Message):
         goodbye: _telemetry_pb2.Goodbye | None = ...,
         disconnect: Global___Disconnect | None = ...,
         tick: Global___Tick | None = ...,
+        family: Global___Family | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["batch", b"batch", "disconnect", b"disconnect", "goodbye", b"goodbye", "heartbeat", b"heartbeat", "hello", b"hello", "input", b"input", "tick", b"tick"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["batch", b"batch", "disconnect", b"disconnect", "family", b"family", "goodbye", b"goodbye", "heartbeat", b"heartbeat", "hello", b"hello", "input", b"input", "tick", b"tick"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch", b"batch", "disconnect", b"disconnect", "goodbye", b"goodbye", "heartbeat", b"heartbeat", "hello", b"hello", "incarnation", b"incarnation", "input", b"input", "rank", b"rank", "received_unix_seconds", b"received_unix_seconds", "tick", b"tick"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch", b"batch", "disconnect", b"disconnect", "family", b"family", "goodbye", b"goodbye", "heartbeat", b"heartbeat", "hello", b"hello", "incarnation", b"incarnation", "input", b"input", "rank", b"rank", "received_unix_seconds", b"received_unix_seconds", "tick", b"tick"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_input: _TypeAlias = _typing.Literal["hello", "batch", "heartbeat", "goodbye", "disconnect", "tick"]  # noqa: Y015
+    _WhichOneofReturnType_input: _TypeAlias = _typing.Literal["hello", "batch", "heartbeat", "goodbye", "disconnect", "tick", "family"]  # noqa: Y015
     _WhichOneofArgType_input: _TypeAlias = _typing.Literal["input", b"input"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_input) -> _WhichOneofReturnType_input | None: ...
 
@@ -109,3 +115,83 @@ class Tick(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Tick: _TypeAlias = Tick  # noqa: Y015
+
+@_typing.final
+class Family(_message.Message):
+    """What the other runs of the family look like, all of them anew."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PEERS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def peers(self) -> _containers.RepeatedCompositeFieldContainer[Global___Peer]: ...
+    def __init__(
+        self,
+        *,
+        peers: _abc.Iterable[Global___Peer] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["peers", b"peers"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Family: _TypeAlias = Family  # noqa: Y015
+
+@_typing.final
+class Peer(_message.Message):
+    """Another run of the family. Numbers that are not known are NaN, or 0 for counts."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RUN_FIELD_NUMBER: _builtins.int
+    FLAT_FIELD_NUMBER: _builtins.int
+    SINCE_STEP_FIELD_NUMBER: _builtins.int
+    LEVEL_FIELD_NUMBER: _builtins.int
+    NOISE_FIELD_NUMBER: _builtins.int
+    LEARNING_RATE_FIELD_NUMBER: _builtins.int
+    PEAK_LEARNING_RATE_FIELD_NUMBER: _builtins.int
+    EFFECTIVE_BATCH_FIELD_NUMBER: _builtins.int
+    WORLD_SIZE_FIELD_NUMBER: _builtins.int
+    OPTIMIZER_FIELD_NUMBER: _builtins.int
+    MODEL_FIELD_NUMBER: _builtins.int
+    PARAMETERS_FIELD_NUMBER: _builtins.int
+    run: _builtins.str
+    flat: _builtins.bool
+    """Whether it is, or ended, on a plateau."""
+    since_step: _builtins.int
+    """Where the plateau began; -1 when it is on none."""
+    level: _builtins.float
+    """Smoothed loss, and the standard deviation of single losses around it."""
+    noise: _builtins.float
+    learning_rate: _builtins.float
+    peak_learning_rate: _builtins.float
+    effective_batch: _builtins.float
+    """Samples an optimizer step, over all ranks."""
+    world_size: _builtins.int
+    optimizer: _builtins.str
+    model: _builtins.str
+    parameters: _builtins.int
+    def __init__(
+        self,
+        *,
+        run: _builtins.str = ...,
+        flat: _builtins.bool = ...,
+        since_step: _builtins.int = ...,
+        level: _builtins.float = ...,
+        noise: _builtins.float = ...,
+        learning_rate: _builtins.float = ...,
+        peak_learning_rate: _builtins.float = ...,
+        effective_batch: _builtins.float = ...,
+        world_size: _builtins.int = ...,
+        optimizer: _builtins.str = ...,
+        model: _builtins.str = ...,
+        parameters: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["effective_batch", b"effective_batch", "flat", b"flat", "learning_rate", b"learning_rate", "level", b"level", "model", b"model", "noise", b"noise", "optimizer", b"optimizer", "parameters", b"parameters", "peak_learning_rate", b"peak_learning_rate", "run", b"run", "since_step", b"since_step", "world_size", b"world_size"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Peer: _TypeAlias = Peer  # noqa: Y015

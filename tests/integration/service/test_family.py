@@ -52,7 +52,7 @@ def test_runs_of_a_group_that_go_flat_at_the_same_loss_are_told_so(service, atta
     )
     assert line.endswith("(learning rate 0.3 instead of 0.1)")
     assert service.get(f"/api/v1/runs/{run}/a")["group"] == run
-    assert common(service, f"{run}/d") == ""
+    assert "at the same loss," not in common(service, f"{run}/d")
 
 
 @pytest.mark.timeout(240)

@@ -72,11 +72,12 @@ def _at_the_same_loss(found: Relatives) -> tuple[Term, ...]:
 def _at_the_same_time(found: Relatives) -> tuple[Term, ...]:
     return (
         Term(
-            0.75,
+            # What learns at the same pace stops at about the same time: alone, this is no answer either.
+            0.5,
             f"{len(found.together)} other runs of the family went flat after as many samples, if not at the same loss "
             f"({names(found.together)})",
         ),
-        *_settings(found, found.together, 0.5),
+        *_settings(found, found.together, 0.3),
         *_through(found),
     )
 
