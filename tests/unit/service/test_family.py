@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -17,7 +20,7 @@ from stallwatch.detector.engine.family import decode_family, encode_family
 from stallwatch.detector.engine.messages import AnalyzerSettings
 from stallwatch.detector.engine.recording import recording_path
 from stallwatch.detector.engine.replay import replay
-from stallwatch.detector.service.family import MOST_PEERS, family, peer
+from stallwatch.detector.service.family import MOST_PEERS, Families, family, peer
 from stallwatch.detector.store import Store, sqlite_url
 from stallwatch.v1 import analyzer_pb2
 from stallwatch.v1 import telemetry_pb2 as pb
@@ -153,3 +156,66 @@ def test_a_recording_with_a_family_replays_to_the_same_findings(tmp_path, peers)
     (plateau,) = [each for each in shown.findings if each.kind == "plateau" and each.status == "firing"]
     assert "common_plateau" in [cause.kind for cause in plateau.causes]
     assert replay(recording_path(tmp_path / "recordings", "net-s1")).findings() == shown.findings
+
+
+@dataclass
+class Watched:
+    """Stands for a run that is watched: what it shows, and what it is told."""
+
+    view: RunView
+    told: list[tuple[str, ...]] = field(default_factory=list)
+    generation: str = "first"
+
+    @property
+    def shown(self) -> Any:
+        """The latest poll."""
+        return SimpleNamespace(view=self.view)
+
+    @property
+    def channel(self) -> Any:
+        """Where the time comes from."""
+        return SimpleNamespace(horizon=lambda now: now)
+
+    @property
+    def client(self) -> Any:
+        """Its analyzer."""
+        return SimpleNamespace(run=self.view.run, generation=self.generation, compare=self._compare)
+
+    async def _compare(self, _now: float, data: bytes) -> None:
+        peers = decode_family(analyzer_pb2.Family.FromString(data))
+        self.told.append(tuple(each.run for each in peers))
+
+
+class CountingStore(Store):
+    """Counts how often its runs are read."""
+
+    reads = 0
+
+    def runs(self, most: int | None = None):
+        """As the store does."""
+        self.reads += 1
+        return super().runs(most)
+
+
+def test_a_run_is_told_when_it_is_flat_and_something_has_changed(tmp_path, view):
+    """Nothing while none is flat, and nothing twice; a new life of the analyzer is told again."""
+    store = CountingStore(sqlite_url(tmp_path))
+    store.prepare()
+    store.save(replace(view, run="stored"), b"", (), taken_at=1.0)
+    improving = replace(view, findings=())
+    first, second = Watched(replace(improving, run="net-s1")), Watched(replace(improving, run="net-s2"))
+    families = Families(store, lambda: [first, second])
+    asyncio.run(families.compare())
+    assert (first.told, second.told, store.reads) == ([], [], 0)
+
+    first.view = view
+    asyncio.run(families.compare())
+    asyncio.run(families.compare())
+    assert (first.told, second.told, store.reads) == ([("net-s2", "stored")], [], 1)
+
+    first.generation = "second"
+    asyncio.run(families.compare())
+    second.view = replace(view, run="net-s2")
+    asyncio.run(families.compare())
+    assert (len(first.told), len(second.told), store.reads) == (3, 1, 1)
+    store.close()
