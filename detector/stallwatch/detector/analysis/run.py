@@ -318,8 +318,8 @@ class RunAnalysis:
 
     def _explain(self, verdict: Verdict) -> Verdict:
         signal = self.pipeline.signals.get("vitals")
-        if not verdict.firing or not isinstance(signal, VitalsSignal):
-            return verdict
+        if not isinstance(signal, VitalsSignal):
+            return explain(verdict, None)
         vitals = replace(signal.vitals(), family=self.state.family)
         return explain(verdict, vitals, self.state.findings.select("firing"))
 

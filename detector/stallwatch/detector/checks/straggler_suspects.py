@@ -157,7 +157,9 @@ class Suspects:
             waited = waits.beyond_others(rank, suspect.since, step)
             if waited is not None:
                 suspect.cpu_wait_share = waited
-            if not suspect.named and not suspect.quiet:
+            # It may have shrunk since it first stood out.
+            matters = suspect.excess >= max(config.excess_share * suspect.step_seconds, config.excess_seconds)
+            if not suspect.named and not suspect.quiet and matters:
                 suspect.named = suspect.seconds >= self._needed(
                     suspect, waited, known=waits.knows(rank), config=config
                 )

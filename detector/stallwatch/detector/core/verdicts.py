@@ -62,3 +62,5 @@ class Verdict:
     ranks: tuple[int, ...] = ()
     layers: tuple[str, ...] = ()
     causes: tuple[Cause, ...] = ()
+    needs_cause: bool = False
+    """Whether this alone is too little to say: it is a finding only where the diagnosis names a fault."""

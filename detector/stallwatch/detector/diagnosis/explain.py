@@ -11,7 +11,7 @@ from stallwatch.detector.core.vitals import Vitals
 from stallwatch.detector.core.vocabulary import VOCABULARY
 from stallwatch.detector.diagnosis.causes import CAUSES
 from stallwatch.detector.diagnosis.missing import missing
-from stallwatch.detector.diagnosis.ranking import Ranked, as_causes, is_sure, rank
+from stallwatch.detector.diagnosis.ranking import Ranked, as_causes, is_benign, is_sure, rank
 from stallwatch.detector.diagnosis.relatives import described
 from stallwatch.detector.diagnosis.weighing import Weigh
 
@@ -20,6 +20,10 @@ DIAGNOSED = frozenset({"plateau", "slow_convergence", "oscillation", "divergence
 _FAULTS = ("synchronisation", "scaling")
 """Categories whose findings explain a stall by themselves."""
 _ADVICE = 3
+_NAMED = 0.8
+"""Confidence of a fault that makes a finding of a verdict that needs a cause ..."""
+_STILL_NAMED = 0.4
+"""... and that keeps it."""
 
 
 def explain(
@@ -30,12 +34,18 @@ def explain(
 ) -> Verdict:
     """The verdict with its causes, most probable first, and the advice that goes with the first.
 
-    Faults that are firing and began before the stall did come first: replicas that train apart need no further reason.
+    Faults that are firing and began before the stall did come first: replicas that train apart need no further reason. A
+    verdict that needs a cause and has none does not fire: noise alone, or a broken invariant alone, may be nothing; together
+    they are a stall.
     """
-    if not verdict.firing or verdict.kind not in DIAGNOSED or vitals is None:
+    if not verdict.firing or verdict.kind not in DIAGNOSED:
         return verdict
+    if vitals is None:
+        return replace(verdict, firing=not verdict.needs_cause)
     ranked = rank(replace(vitals, findings={each.kind: each.since_step for each in firing}), causes)
     faults = _faults(verdict, firing)
+    if verdict.needs_cause and not faults and not _is_named(verdict, ranked, firing):
+        return replace(verdict, firing=False)
     named = tuple(dict.fromkeys((*faults, *as_causes(ranked))))[: _ADVICE + len(faults)]
     needed = () if faults or is_sure(ranked) else missing(vitals)
     evidence = {**verdict.evidence, **_evidence(ranked, faults)}
@@ -49,6 +59,13 @@ def explain(
         advice=_advice(verdict, ranked, firing, faults, needed),
         evidence=evidence,
     )
+
+
+def _is_named(verdict: Verdict, ranked: Sequence[Ranked], firing: Sequence[Finding]) -> bool:
+    if not ranked or is_benign(ranked[0].weighing.kind):
+        return False
+    known = any(each.kind == verdict.kind for each in firing)
+    return ranked[0].confidence >= (_STILL_NAMED if known else _NAMED)
 
 
 def _faults(verdict: Verdict, firing: Sequence[Finding]) -> tuple[Cause, ...]:
