@@ -24,6 +24,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from bench.diagnosis_scenarios import HEALTHY, Scenario, load
+from stallwatch.detector.analysis.config import AnalysisConfig
 from stallwatch.detector.core.findings import Finding
 from stallwatch.detector.core.vocabulary import VOCABULARY
 from stallwatch.detector.diagnosis import CAUSES, DIAGNOSED, STANDALONE_CHECKS
@@ -55,6 +56,10 @@ class Score:
     """What the causes would be at the end of the run, whether or not there was a verdict about the loss."""
     said: tuple[str, ...] = ()
     """Evidence of the last verdict."""
+    rules: tuple[str, ...] = ()
+    """SageMaker Debugger's rules that held at some step, at their defaults."""
+    warned: tuple[str, ...] = ()
+    """Findings of severity warning or above."""
 
     def answer(self, causes: Sequence[tuple[str, float]]) -> str:
         """What comes first, and with confidence."""
@@ -92,12 +97,17 @@ def run(scenario: Scenario, seed: int, cache: Path | None) -> Score:
         if path is not None:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(pickle.dumps(attempts))
-    analyse(training, *attempts)
+    analyse(training, *attempts, config=AnalysisConfig(rules="sagemaker"))
     signal = training.analysis.pipeline.signals["vitals"]
     assert isinstance(signal, VitalsSignal)
     asked = as_causes(rank(signal.vitals(), CAUSES))
     found = score(scenario, seed, training.history)
-    return replace(found, asked=tuple((each.kind, each.confidence) for each in asked))
+    return replace(
+        found,
+        asked=tuple((each.kind, each.confidence) for each in asked),
+        rules=tuple(each.rule for each in training.analysis.view().rules if each.hits),
+        warned=tuple(sorted({each.kind for each in training.history if each.severity in _SEVERE})),
+    )
 
 
 def score(scenario: Scenario, seed: int, history: Iterable[Finding]) -> Score:
@@ -194,9 +204,30 @@ def _calibration(scores: Sequence[Score]) -> list[str]:
     return lines
 
 
-def write_into(page: Path, tables: str) -> None:
+def beside_rules(scores: Sequence[Score]) -> str:
+    """What Stallwatch and SageMaker Debugger's rules say of the same runs, as a table in Markdown."""
+    groups: dict[str, list[Score]] = defaultdict(list)
+    for each in scores:
+        groups[each.cause or "(healthy)"].append(each)
+    lines = [
+        "| true cause | runs | Stallwatch names it | its warnings | rules that held |",
+        "| --- | --- | --- | --- | --- |",
+    ]
+    for cause, group in groups.items():
+        named = sum(each.first for each in group) if cause != "(healthy)" else "-"
+        warned = Counter(kind for each in group for kind in each.warned)
+        held = Counter(name for each in group for name in each.rules)
+        cells = (
+            ", ".join(f"{name} {count}" for name, count in counts.most_common()) or "-"
+            for counts in (warned, held)
+        )
+        lines.append(f"| {cause} | {len(group)} | {named} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def write_into(page: Path, tables: str, mark: str = "confusion") -> None:
     """Replace what a page has between its marks."""
-    begin, end = "<!-- begin confusion -->", "<!-- end confusion -->"
+    begin, end = f"<!-- begin {mark} -->", f"<!-- end {mark} -->"
     before, _, rest = page.read_text().partition(begin)
     _, _, after = rest.partition(end)
     page.write_text(f"{before}{begin}\n{tables}\n{end}{after}")
@@ -246,8 +277,9 @@ def main() -> int:
     print(text)
     if given.page:
         write_into(given.page, text)
+        write_into(given.page, beside_rules(scores), "rules")
     given.out.mkdir(parents=True, exist_ok=True)
-    (given.out / "results.md").write_text(text + "\n")
+    (given.out / "results.md").write_text(text + "\n\n" + beside_rules(scores) + "\n")
     (given.out / "results.json").write_text(json.dumps([asdict(each) for each in scores], indent=1))
     return 0
 

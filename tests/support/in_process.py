@@ -26,6 +26,7 @@ from torch.nn import functional
 
 from faults.tasks import TASKS as FAULT_TASKS
 from stallwatch.agent import attach
+from stallwatch.detector.analysis.config import AnalysisConfig
 from stallwatch.detector.analysis.run import RunAnalysis
 from stallwatch.detector.core.findings import Finding
 from stallwatch.detector.core.inputs import Parallelism, RankBatch, RankHello, StepBlock
@@ -312,9 +313,9 @@ def train(training: Training) -> Training:
 # --- analysis -----------------------------------------------------------------------------------------------------
 
 
-def analyse(training: Training, *attempts: Recorded) -> RunAnalysis:
+def analyse(training: Training, *attempts: Recorded, config: AnalysisConfig | None = None) -> RunAnalysis:
     """Gives the attempts to an analysis, in small pieces; leaves it and its findings in `training`."""
-    analysis = training.analysis = RunAnalysis(training.run)
+    analysis = training.analysis = RunAnalysis(training.run, config)
     now, opened = 1000.0, {}
     for number, attempt in enumerate(attempts, start=1):
         hello = decode_hello(attempt.record.hellos[-1])

@@ -307,7 +307,7 @@ class RunAnalysis:
                 state.diagnosed[verdict.kind] = verdict
             else:
                 state.diagnosed.pop(verdict.kind, None)
-            verdict = self._explain(verdict)
+            verdict = state.suspicion.confirm(self._explain(verdict))
         finding = state.findings.apply(now, verdict)
         if verdict.kind == "hang":
             state.hung = verdict.firing

@@ -20,6 +20,7 @@ from stallwatch.detector.core.observations import RunDeclaration
 from stallwatch.detector.core.scaling import NoiseScaleObservation
 from stallwatch.detector.core.verdicts import Verdict
 from stallwatch.detector.core.views import STEP_PHASES, STEP_SECONDS_BUCKETS
+from stallwatch.detector.diagnosis.suspicion import Suspicion
 
 
 def _histograms() -> dict[str, NDArray[np.int64]]:
@@ -59,6 +60,7 @@ class RunState:
     """Other runs of the same family, as last told."""
     diagnosed: dict[str, Verdict] = field(default_factory=dict)
     """The latest firing verdicts about the loss, by kind, before causes were put under them."""
+    suspicion: Suspicion = field(default_factory=Suspicion)
     hung: bool = False
     lost: bool = False
     batch_sizes: list[float] = field(default_factory=list)

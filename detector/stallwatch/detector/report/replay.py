@@ -17,6 +17,7 @@ from stallwatch.detector.core.findings import Finding
 from stallwatch.detector.core.learning import LossAssessment, LossPoint
 from stallwatch.detector.core.observations import AttemptObservation, EvaluationObservation
 from stallwatch.detector.diagnosis import DIAGNOSED, STANDALONE_CHECKS, explain
+from stallwatch.detector.diagnosis.suspicion import Suspicion
 from stallwatch.detector.importers.log import Floats, TrainingLog
 from stallwatch.detector.importers.source import Progress, no_progress
 from stallwatch.detector.report.blocks import Block, blocks
@@ -91,6 +92,7 @@ class _Analysis:
     vitals: VitalsSignal = field(default_factory=VitalsSignal)
     rules: RuleBook | None = None
     book: FindingBook = field(init=False)
+    suspicion: Suspicion = field(default_factory=Suspicion)
     by_type: dict[type, list[Check]] = field(default_factory=dict)
     states: list[StateEntry] = field(default_factory=list)
     looks: list[Look] = field(default_factory=list)
@@ -187,7 +189,8 @@ class _Analysis:
             if verdict is None:
                 continue
             if verdict.kind in DIAGNOSED:
-                verdict = explain(verdict, self.vitals.vitals(), self.book.select("firing"))
+                explained = explain(verdict, self.vitals.vitals(), self.book.select("firing"))
+                verdict = self.suspicion.confirm(explained)
             self.book.apply(0.0, verdict)
 
     def _assessed(self, look: LossAssessment) -> None:
