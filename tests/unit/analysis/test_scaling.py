@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from stallwatch.detector.analysis import RunAnalysis
-from support.simulation import START, Job, analyze, kinds, one, play, restarted
+from support.simulation import START, Job, analyze, kinds, one, play, restarted, watched
 
 SCALING = {"batch_beyond_critical", "lr_scaling_mismatch", "scaling_efficiency_loss", "communication_bound"}
 
@@ -305,6 +305,14 @@ def test_an_exchange_that_takes_half_the_step():
     assert found.evidence["exposed_share"] == pytest.approx(0.55, abs=0.06)
     assert found.evidence["exposed_share_at_start"] < 0.2
     assert "up from" in found.reason
+
+
+@pytest.mark.parametrize(("share", "severity"), [(0.02, "warning"), (0.2, "info")])
+def test_ranks_without_a_core_of_their_own_are_told_so(share, severity):
+    """Training threads that wait for a CPU in a third of the time that is theirs: so do those that exchange gradients."""
+    job = Job(steps=400, faults=(exchange(0.3),), sample_period=0)
+    finding = one(watched(job, lambda seconds, _rank: share * seconds), "communication_bound")
+    assert finding.severity == severity
 
 
 def test_it_resolves():

@@ -42,6 +42,9 @@ class CommunicationBoundConfig:
     """... and so long on CPUs, while no agent tells whether its rank waits for a CPU."""
     contended_share: float = 0.5
     """Where ranks wait for a CPU by this part of that share or more, it is the machine that is too small: information."""
+    crowded_share: float = 0.25
+    """... and likewise where they wait for a CPU this part of the time in which they do not wait for gradients: only training
+    threads tell, and the threads that exchange gradients wait as often when they are ready."""
     resolve_share: float = 0.8
     """The finding resolves when the share is below this part of the threshold ..."""
     resolve_windows: int = 6
@@ -50,7 +53,7 @@ class CommunicationBoundConfig:
     def __post_init__(self) -> None:
         if self.windows < 1 or self.resolve_windows < 1:
             raise ValueError("windows and resolve_windows must be at least 1")
-        for name in ("share", "resolve_share", "contended_share"):
+        for name in ("share", "resolve_share", "contended_share", "crowded_share"):
             if not 0 < getattr(self, name) <= 1:
                 raise ValueError(f"{name} must be a share between 0 and 1, not {getattr(self, name)}")
         if min(self.cpu_seconds, self.device_seconds, self.least_seconds, self.unknown_seconds) < 0:
@@ -160,7 +163,8 @@ class CommunicationBound:
     def _verdict(self, step: int, whole: float) -> Verdict:
         start = sum(self.start) / len(self.start)
         grown = self.mean > _GROWN * start
-        contended = self.cpu_wait.share >= self.config.contended_share * self.mean
+        config, waits = self.config, self.cpu_wait.share
+        contended = waits >= min(config.contended_share * self.mean, config.crowded_share * (1 - self.mean))
         trend = f", up from {100 * start:.2g} % at the start" if grown else ""
         machine = (
             f"; ranks wait for a CPU {100 * self.cpu_wait.share:.2g} % of the time, which alone makes exchanges slow"
