@@ -11,7 +11,7 @@ from stallwatch.detector.checks.across_ranks import SIGMA
 from stallwatch.detector.checks.cpu_waits import CpuWaits
 from stallwatch.detector.checks.spells import Spells
 from stallwatch.detector.checks.straggler_config import StragglerConfig
-from stallwatch.detector.checks.straggler_windows import Look
+from stallwatch.detector.checks.straggler_windows import Look, saved_seconds
 
 _FEW, _SOME = 5, 8
 _STILL = 0.8
@@ -19,6 +19,9 @@ _STILL = 0.8
 _HALF_MEDIAN, _HALF_MAD = 0.6745, 0.3990
 """Median and median absolute deviation of a half-normal distribution, in standard deviations of the whole one."""
 _QUICK_WEIGHT = 10
+_SAVED_WEIGHT = 0.2
+_SAVES = 0.3
+"""Part of the least excess by which steps have to be shorter without the suspects of a few ranks."""
 
 
 @dataclass(slots=True)
@@ -123,6 +126,8 @@ class Suspects:
     """All suspects by rank, and the spells of those that were none."""
 
     by_rank: dict[int, Suspect] = field(default_factory=dict)
+    saved: float = 0.0
+    """Running mean of what steps would be shorter without all of them, seconds."""
     spells: Spells = field(default_factory=Spells)
 
     def follow(self, look: Look, config: StragglerConfig) -> None:
@@ -150,15 +155,29 @@ class Suspects:
                 self.spells.add(suspect.share, suspect.seconds)
                 del self.by_rank[rank]
 
-    def settle(self, step: int, waits: CpuWaits, config: StragglerConfig) -> None:
-        """Name those that have lasted long enough."""
+    def weigh(self, look: Look) -> None:
+        """Take what a window says of all of them together."""
+        if not self.by_rank:
+            self.saved = 0.0
+            return
+        saved = saved_seconds(look, tuple(sorted(self.by_rank)))
+        self.saved = saved if not self.saved else self.saved + _SAVED_WEIGHT * (saved - self.saved)
+
+    def settle(self, step: int, look: Look, waits: CpuWaits, config: StragglerConfig) -> None:
+        """Name those that have lasted long enough.
+
+        Among few ranks, one that is behind most of the others but not the last does not hold anybody up. Among many, the last
+        one of a step is a matter of chance, and how far a rank stands out from the spread over ranks has decided.
+        """
+        few = int(np.count_nonzero(np.isfinite(look.mean))) < _SOME
         for rank in sorted(self.by_rank):
             suspect = self.by_rank[rank]
             waited = waits.beyond_others(rank, suspect.since, step)
             if waited is not None:
                 suspect.cpu_wait_share = waited
             # It may have shrunk since it first stood out.
-            matters = suspect.excess >= max(config.excess_share * suspect.step_seconds, config.excess_seconds)
+            floor = max(config.excess_share * suspect.step_seconds, config.excess_seconds)
+            matters = suspect.excess >= floor and (not few or self.saved >= _SAVES * floor)
             if not suspect.named and not suspect.quiet and matters:
                 suspect.named = suspect.seconds >= self._needed(
                     suspect, waited, known=waits.knows(rank), config=config
