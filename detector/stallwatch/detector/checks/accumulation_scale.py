@@ -10,6 +10,9 @@ from numpy.typing import NDArray
 
 _KEPT = 16
 _COMPARED = 6
+_NEAR = 3
+_TOLERANCE = 0.15
+"""Of the logarithm of the squared norms' ratio."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +131,7 @@ class AccumulationScale:
                 np.median(segment.norms[cut:]) - np.median(segment.norms[max(cut - _COMPARED, 0) : cut])
             )
             if (
-                abs(abs(jump) / change - 1) > 0.15
+                not _fits(abs(jump) / change, _step(segment.norms, cut) * sign / change)
                 or 4 * error > abs(jump)
                 # All of it between two samples, and more of it than what drifts back.
                 or (segment.norms[cut] - segment.norms[cut - 1]) * sign < 0.6 * abs(jump)
@@ -169,6 +172,20 @@ def _jump(values: list[float], cut: int) -> tuple[float, float]:
         freedom += count - 2
         error += 1 / count + end**2 / float(np.dot(x, x))
     return ends[1] - ends[0], math.sqrt(squares / freedom * error)
+
+
+def _step(values: list[float], cut: int) -> float:
+    """How far the next few values are from the last few."""
+    return float(np.mean(values[cut:][:_NEAR]) - np.mean(values[max(cut - _NEAR, 0) : cut]))
+
+
+def _fits(by_lines: float, by_levels: float) -> bool:
+    """Whether a jump, in units of the one expected, is that one.
+
+    Norms that fall on a bend lead lines beyond the jump and levels short of it: it lies between the two.
+    """
+    low, high = sorted((by_lines, by_levels))
+    return low <= 1 + _TOLERANCE and high >= 1 - _TOLERANCE and high - low <= 2 * _TOLERANCE
 
 
 def _follows(grown: float, before: list[float], after: list[float]) -> bool:
