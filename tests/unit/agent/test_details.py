@@ -35,7 +35,7 @@ def train(
     """Fits a fixed linear target; sampled every fourth step."""
     torch.manual_seed(0)
     optimizer = make(model.parameters(), lr=lr)
-    agent = attach(model, optimizer, run=run, endpoint=server.endpoint, sample_every=4, **options)
+    agent = attach(model, optimizer, run=run, endpoint=server.endpoint, **{"sample_every": 4, **options})
     inputs = torch.randn(64, 8)
     for step in range(steps):
         if step == freeze_at:
@@ -138,3 +138,23 @@ def test_freezing_is_an_event(server):
     (event,) = [each for batch in record.batches for each in batch.events]
     assert (event.kind, event.step, event.automatic) == ("requires_grad", 8, True)
     assert "3 parameters require a gradient, 4 did before" in event.text
+
+
+def test_a_thousand_layers_send_bounded_data(server):
+    """More than 512 parameters share blocks: a sampled record stays below 64 KiB, however deep the model is."""
+    deep = nn.Sequential(*(nn.Linear(8, 8) for _ in range(1000)), nn.Linear(8, 1))
+    record = train(server, "deep", deep, steps=6)
+    assert 0 < len(record.hellos[0].blocks) <= 512
+    assert record.samples
+    assert all(sample.ByteSize() < 64 << 10 for sample in record.samples)
+
+
+def test_a_tenth_of_the_budget_samples_at_most_half_as_often(server):
+    """The governor measures what a sample costs in this training, and backs off to what the budget allows."""
+    counts = []
+    for budget in (1.0, 0.1):
+        model = nn.Sequential(*(nn.Linear(8, 8) for _ in range(20)), nn.Linear(8, 1))
+        run = f"budget-{budget}"
+        record = train(server, run, model, steps=600, overhead_budget=budget, sample_every="auto")
+        counts.append(len(record.samples))
+    assert 1 <= counts[1] <= counts[0] / 2, counts
