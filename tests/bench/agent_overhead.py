@@ -25,6 +25,7 @@ import sys
 import tempfile
 import threading
 import time
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -111,19 +112,21 @@ def agent_thread_seconds(training_thread: int) -> float:
     return total / 1e9
 
 
-def run_rank(folder: Path, endpoint: str, steps: int, batch: int) -> None:
+def run_rank(folder: Path, endpoint: str, steps: int, batch: int, only: tuple[str, ...] | None) -> None:
     """One rank: trains in blocks and writes what they cost."""
     import torch
     import torch.distributed as dist
 
     from stallwatch.agent import attach
+    from stallwatch.agent._config import Probes
 
     torch.set_num_threads(1)
     rank = int(os.environ["RANK"])
     dist.init_process_group("gloo", init_method=f"file://{folder / 'rendezvous'}", rank=rank, world_size=2)
     model = torch.nn.parallel.DistributedDataParallel(build_model())
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-4)
-    agent = attach(model, optimizer, run="overhead", endpoint=endpoint)
+    chosen = {} if only is None else {each.name: each.name in only for each in fields(Probes)}
+    agent = attach(model, optimizer, run="overhead", endpoint=endpoint, **chosen)
     core: Any = agent._core
     switch = Switch(core, optimizer)
     generator = torch.Generator().manual_seed(rank)
@@ -221,24 +224,14 @@ def summarise(ranks: list[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-def main() -> None:
-    """Runs the benchmark and prints a table and JSON."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument(
-        "--steps", type=int, default=512, help="steps to measure, watched and unwatched together"
-    )
-    parser.add_argument("--batch", type=int, default=8, help="sequences of 64 tokens a rank and step")
-    parser.add_argument("--rank-of", nargs=2, metavar=("FOLDER", "ENDPOINT"), help=argparse.SUPPRESS)
-    arguments = parser.parse_args()
-    if arguments.rank_of:
-        run_rank(Path(arguments.rank_of[0]), arguments.rank_of[1], arguments.steps, arguments.batch)
-        return
+def measure(steps: int, batch: int, probes: tuple[str, ...] | None) -> dict[str, Any]:
+    """Two ranks with these probes only; all that are on by default when None."""
     from support.telemetry_server import TelemetryServer
 
     with tempfile.TemporaryDirectory() as name, TelemetryServer(heartbeat_seconds=2.0) as server:
-        command = [sys.executable, __file__, "--steps", str(arguments.steps), "--batch", str(arguments.batch)]
+        command = [sys.executable, __file__, "--steps", str(steps), "--batch", str(batch)]
+        if probes is not None:
+            command += ["--only", ",".join(probes)]
         ranks = [
             subprocess.Popen(
                 [*command, "--rank-of", name, server.endpoint],
@@ -255,7 +248,51 @@ def main() -> None:
         codes = [each.wait() for each in ranks]
         if any(codes):
             raise SystemExit(f"ranks ended with {codes}")
-        summary = summarise([json.loads(Path(name, f"rank-{rank}.json").read_text()) for rank in range(2)])
+        return summarise([json.loads(Path(name, f"rank-{rank}.json").read_text()) for rank in range(2)])
+
+
+def per_probe(steps: int, batch: int) -> str:
+    """A table in Markdown: what each probe adds to an agent without any."""
+    from stallwatch.agent._config import Probes
+
+    lines = [
+        "| probe | hooks, us a step | background, us a step | sample, ms | share of a step's CPU |",
+        "| --- | --- | --- | --- | --- |",
+    ]
+    default = [each.name for each in fields(Probes) if each.default]
+    rows = {"none": (), **{name: (name,) for name in default}, "all of these": tuple(default)}
+    for title, probes in rows.items():
+        seen = measure(steps, batch, probes)
+        lines.append(
+            f"| {title} | {seen['hooks_us_mean_of_lower_90_percent']:.0f} | {seen['background_us_per_step']:.0f} | "
+            f"{seen['sample_ms']:.1f} | {100 * seen['accounted_ratio']:.2f} % |"
+        )
+        print(lines[-1], file=sys.stderr, flush=True)
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Runs the benchmark and prints a table and JSON."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--steps", type=int, default=512, help="steps to measure, watched and unwatched together"
+    )
+    parser.add_argument("--batch", type=int, default=8, help="sequences of 64 tokens a rank and step")
+    parser.add_argument("--only", default=None, metavar="PROBES", help="with these probes only, by comma")
+    parser.add_argument("--per-probe", action="store_true", help="a table of what each probe costs")
+    parser.add_argument("--rank-of", nargs=2, metavar=("FOLDER", "ENDPOINT"), help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    only = None if arguments.only is None else tuple(filter(None, arguments.only.split(",")))
+    if arguments.rank_of:
+        folder, endpoint = arguments.rank_of
+        run_rank(Path(folder), endpoint, arguments.steps, arguments.batch, only)
+        return
+    if arguments.per_probe:
+        print(per_probe(arguments.steps, arguments.batch))
+        return
+    summary = measure(arguments.steps, arguments.batch, only)
     for key, value in summary.items():
         print(f"{key:34} {value:>14.5g}", file=sys.stderr)
     print(json.dumps(summary))
