@@ -10,6 +10,7 @@ from stallwatch.detector.checks.slow_convergence import SlowConvergence
 from stallwatch.detector.core.learning import LossAssessment, LossForecast
 from stallwatch.detector.core.verdicts import Cause, Verdict
 from stallwatch.detector.diagnosis import explain
+from stallwatch.detector.diagnosis.evidence import stopped
 from stallwatch.detector.diagnosis.suspicion import Suspicion
 from stallwatch.detector.diagnosis.weighing import Term, Weighing
 from support.vitals import assessment, vitals
@@ -33,6 +34,16 @@ def named(kind: str, nats: float):
 def test_only_a_fault_that_is_named_makes_it_a_finding(kind, nats, fires):
     """A benign end does not, nor a fault that is one of several."""
     assert explain(DOUBTFUL, vitals(), causes=named(kind, nats)).firing is fires
+
+
+def test_causes_are_asked_why_it_would_have_stopped():
+    """Some say nothing while the loss falls; here whether it does is the question."""
+
+    def once_stopped(seen):
+        return Weighing("lr_too_low", terms=(Term(5.0, "seen"),), reason="so") if stopped(seen) else None
+
+    falling = replace(vitals(), loss=assessment(state="improving"))
+    assert explain(DOUBTFUL, falling, causes={"lr_too_low": once_stopped}).firing
 
 
 def test_without_vitals_it_is_nothing():

@@ -42,6 +42,9 @@ def explain(
         return verdict
     if vitals is None:
         return replace(verdict, firing=not verdict.needs_cause)
+    if verdict.needs_cause and vitals.loss is not None:
+        # The question is why it would have stopped: also of the causes that say nothing while a loss falls.
+        vitals = replace(vitals, loss=replace(vitals.loss, state="slow"))
     ranked = rank(replace(vitals, findings={each.kind: each.since_step for each in firing}), causes)
     faults = _faults(verdict, firing)
     if verdict.needs_cause and not faults and not _is_named(verdict, ranked, firing):
