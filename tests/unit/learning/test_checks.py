@@ -42,8 +42,12 @@ def run(values: Iterable[float], evaluations: dict[int, float] | None = None) ->
 
 
 def firing(found: dict[str, list[Verdict]]) -> set[str]:
-    """Kinds that ever fired."""
-    return {kind for kind, verdicts in found.items() if any(verdict.firing for verdict in verdicts)}
+    """Kinds that ever fired by themselves: what needs a cause as well is nothing without one."""
+    return {
+        kind
+        for kind, verdicts in found.items()
+        if any(verdict.firing and not verdict.needs_cause for verdict in verdicts)
+    }
 
 
 @pytest.mark.parametrize("kind", sorted(LEARNING_CHECKS))
