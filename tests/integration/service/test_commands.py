@@ -125,7 +125,8 @@ def test_watch_draws_in_a_terminal(service, attach, run):
     shown(service, rank, 19)
     master, slave = pty.openpty()
     with subprocess.Popen(
-        command("watch", run, "--server", service.url),
+        # Whoever runs the tests in the background ignores interrupts, and children inherit that.
+        ["env", "--default-signal=INT", *command("watch", run, "--server", service.url)],
         stdout=slave,
         stderr=slave,
         env={**os.environ, "TERM": "xterm"},
