@@ -23,7 +23,12 @@ POLL_SECONDS = 0.25
 SETTLE_SECONDS = 30.0
 """After a job has ended: time for what it sent last to be analysed."""
 IDLE_JOBS = 4
-_SERVICE_ENVIRONMENT = {"STALLWATCH_FINISHED_RUN_SECONDS": "5", "STALLWATCH_SILENT_RUN_SECONDS": "20"}
+_SERVICE_ENVIRONMENT = {
+    "STALLWATCH_FINISHED_RUN_SECONDS": "5",
+    "STALLWATCH_SILENT_RUN_SECONDS": "20",
+    # Ray's own 15 leaves an analyzer a thirtieth of a machine that is full of jobs: starting takes it minutes.
+    "RAY_worker_niceness": "5",
+}
 """Each run in memory is a process; runs that are over leave soon, and are read from the store from then on."""
 
 

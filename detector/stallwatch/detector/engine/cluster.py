@@ -151,8 +151,6 @@ def _quiet() -> None:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_DEDUP_LOGS", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    # Ray's own 15 leaves an analyzer a thirtieth of a full machine: starting takes it minutes. 5 still lets others go first.
-    os.environ.setdefault("RAY_worker_niceness", "5")
 
 
 def _common() -> dict[str, Any]:
