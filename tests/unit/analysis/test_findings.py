@@ -122,11 +122,24 @@ def test_a_straggler_called_after_its_explanation_is_explained_wherever_it_is_da
     assert firing(book) == ["missing_gradient_sync"]
 
 
-def test_a_straggler_that_outlives_its_explanation_is_told(book):
-    """After a hundred steps it stands on its own."""
+def test_a_straggler_that_outlives_its_explanation_has_to_be_seen_anew(book):
+    """Waits were not what they are in order: after a hundred steps its check begins anew, and what it says then is told."""
     book.apply(1.0, verdict("missing_gradient_sync", 100))
     book.apply(2.0, verdict("straggler", 160, since=101))
     book.apply(3.0, over("missing_gradient_sync", 250))
+    assert book.step(5.0, 349) == []
+    assert book.take_spoiled() == ()
+    assert book.step(6.0, 351) == []
+    assert book.take_spoiled() == ("straggler",)
+    assert book.take_spoiled() == ()
+    assert book.apply(7.0, verdict("straggler", 410, since=352)).kind == "straggler"
+
+
+def test_a_straggler_that_outlives_a_hang_is_told(book):
+    """What the check saw of it was in order: after a hundred steps it stands on its own."""
+    book.apply(1.0, verdict("hang", 100))
+    book.apply(2.0, verdict("straggler", 160, since=101))
+    book.apply(3.0, over("hang", 250))
     assert [each.kind for each in book.step(6.0, 351)] == ["straggler"]
 
 

@@ -319,3 +319,20 @@ def test_a_long_last_stage_accuses_nobody():
         return np.full((320, 2), 1.38 if stage == 3 else 0.85)
 
     assert "straggler" not in kinds(analyze(staged(2, 4, own), NO_REPLICAS))
+
+
+@pytest.mark.parametrize("until", [320, 10**9], ids=["over", "lasting"])
+def test_what_is_seen_while_gradients_are_not_averaged_does_not_count(until):
+    """Rank 2 steps on its own from 300 to 379, and is slow meanwhile: told only if it still is when that explains it no more."""
+
+    def alone(columns):
+        rows = (columns.step >= 300) & (columns.step < 380)
+        columns.gradient_fingerprint[rows, 2] += 1
+
+    faults = (alone, slower(2, 0.03, since=300, until=until))
+    analysis = analyze(Job(steps=800, faults=faults, sample_period=0, batch_steps=20))
+    assert one(analysis, "missing_gradient_sync").ranks == (2,)
+    if until > 800:
+        assert one(analysis, "straggler").ranks == (2,)
+    else:
+        assert "straggler" not in kinds(analysis)

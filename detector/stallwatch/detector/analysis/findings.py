@@ -24,6 +24,8 @@ class Explanation:
     """The effect outlives the cause: it stays explained for the rest of the attempt."""
     settle_steps: int = 0
     """The effect's check takes so many steps to notice that it is over: it stays explained so long after the cause."""
+    spoils: bool = False
+    """What the effect's check saw meanwhile is not what it judges: when the cause is over, it begins anew."""
     dated_roughly: bool = False
     """The onset of the effect is an estimate that may lie far before the cause: what counts is that it was not called yet."""
 
@@ -51,7 +53,7 @@ EXPLANATIONS = (
     # Gradients of the same samples agree because they are the same.
     Explanation("batch_beyond_critical", "duplicate_shards"),
     # Who does not synchronise keeps nobody waiting in order, and the same mistake costs time.
-    Explanation("straggler", "missing_gradient_sync", settle_steps=100, dated_roughly=True),
+    Explanation("straggler", "missing_gradient_sync", settle_steps=100, spoils=True, dated_roughly=True),
     # Replicas that go their own ways have losses and gradients of their own, too.
     Explanation("rank_outlier", "missing_gradient_sync", lasting=True),
     Explanation("rank_outlier", "replica_desync", lasting=True),
@@ -74,6 +76,8 @@ class Withheld:
 
     verdict: Verdict
     from_step: int
+    spoiled: bool = False
+    """Whether what explains it, or did, says that its check was misled."""
 
 
 @dataclass(slots=True)
@@ -92,6 +96,8 @@ class FindingBook:
     ended_at: dict[str, int] = field(default_factory=dict)
     """The step at which the latest finding of a kind was resolved, in this attempt."""
     withheld: dict[str, Withheld] = field(default_factory=dict)
+    spoiled: list[str] = field(default_factory=list)
+    """Kinds whose checks have to begin anew, until they are asked for."""
     latest_step: int = 0
     stalled_seconds: dict[str, float] = field(default_factory=dict)
     changed: list[str] = field(default_factory=list)
@@ -107,15 +113,17 @@ class FindingBook:
                 self._resolve(now, kind, verdict.step)
             return None
         if kind in self.active:
-            if not (self._is_raised(verdict) and self._is_explained(verdict)):
+            if not (self._is_raised(verdict) and self._explanation(verdict)):
                 self._update(verdict)
             return None
         waiting = self.withheld.get(kind)
         since = waiting.from_step if waiting else verdict.step
         # What is only told needs no explanation.
         hold = 0 if verdict.severity is Severity.INFO else HOLD_STEPS.get(kind, 0)
-        if self._is_explained(verdict) or verdict.step < since + hold:
-            self.withheld[kind] = Withheld(verdict, since)
+        explanation = self._explanation(verdict)
+        if explanation or verdict.step < since + hold:
+            spoiled = bool(explanation and explanation.spoils) or bool(waiting and waiting.spoiled)
+            self.withheld[kind] = Withheld(verdict, since, spoiled)
             return None
         return self._open(now, verdict)
 
@@ -125,9 +133,12 @@ class FindingBook:
         opened = []
         for kind in sorted(self.withheld):
             waiting = self.withheld[kind]
-            if step >= waiting.from_step + HOLD_STEPS.get(kind, 0) and not self._is_explained(
-                waiting.verdict
-            ):
+            if step < waiting.from_step + HOLD_STEPS.get(kind, 0) or self._explanation(waiting.verdict):
+                continue
+            if waiting.spoiled:
+                del self.withheld[kind]
+                self.spoiled.append(kind)
+            else:
                 opened.append(self._open(now, replace(waiting.verdict, step=max(step, waiting.verdict.step))))
         return opened
 
@@ -167,7 +178,12 @@ class FindingBook:
             sorted(chosen, key=lambda finding: (finding.opened_at, finding.detected_step, finding.id))
         )
 
-    def _is_explained(self, verdict: Verdict) -> bool:
+    def take_spoiled(self) -> tuple[str, ...]:
+        """Kinds whose checks have to begin anew: what misled them is over."""
+        spoiled, self.spoiled = tuple(self.spoiled), []
+        return spoiled
+
+    def _explanation(self, verdict: Verdict) -> Explanation | None:
         for explanation in EXPLANATIONS:
             if explanation.effect != verdict.kind:
                 continue
@@ -179,7 +195,7 @@ class FindingBook:
                 and cause.severity == VOCABULARY[cause.kind].severity.value
                 and ends >= cause.since_step
             ):
-                return True
+                return explanation
             began = self.explained_since.get(explanation.cause, np.inf)
             ended = self.ended_at.get(explanation.cause, -np.inf)
             if (
@@ -187,10 +203,10 @@ class FindingBook:
                 and ends >= began
                 and self.latest_step < ended + explanation.settle_steps
             ):
-                return True
+                return explanation
             if explanation.lasting and ends >= self.explained_since.get(explanation.cause, np.inf):
-                return True
-        return False
+                return explanation
+        return None
 
     def _is_raised(self, verdict: Verdict) -> bool:
         """Whether the finding would become more severe than it is."""

@@ -43,6 +43,12 @@ class Pipeline:
         checks = {kind: check for kind, check in built.items() if kind not in config.disabled}
         return cls(signals, checks)
 
+    def renew(self, kind: str, config: AnalysisConfig) -> None:
+        """Let one of the configured checks begin anew."""
+        self.checks[kind] = config.checks.build()[kind]
+        self._checks_of.clear()
+        self._signals_of.clear()
+
     def feed(self, observation: object) -> Iterator[object]:
         """Every derived observation and every verdict that follows from one observation, in order."""
         kind = type(observation)

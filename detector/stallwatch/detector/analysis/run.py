@@ -299,6 +299,8 @@ class RunAnalysis:
                 state.assessment = result
             elif isinstance(result, NoiseScaleObservation):
                 accounting.remember_noise_scale(state, result)
+        for kind in state.findings.take_spoiled():
+            self.pipeline.renew(kind, self.config)
 
     def _take(self, now: float, verdict: Verdict) -> None:
         state = self.state

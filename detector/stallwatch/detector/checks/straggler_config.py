@@ -21,8 +21,6 @@ class StragglerConfig:
     excess_share: float = 0.05
     """What the others lose to it, at least, as a share of the step: machines of one kind differ lastingly by one or two percent,
     and the slowest of a few by twice that."""
-    few_excess_share: float = 0.1
-    """... and this among fewer than eight ranks: no spread over ranks says there how far they differ by themselves."""
     excess_seconds: float = 0.0005
     """... and in seconds: below that it is the scheduler of the machine."""
     z: float = 6.0
@@ -54,12 +52,7 @@ class StragglerConfig:
             raise ValueError(
                 f"window_steps must be at least 5, not {self.window_steps}: a mean without the extremes needs as many"
             )
-        if (
-            not 0 < self.few_excess_share < 1
-            or not 0 < self.excess_share < 1
-            or not 0 < self.lead_share <= 1
-            or not 0 < self.own_share <= 1
-        ):
+        if not 0 < self.excess_share < 1 or not 0 < self.lead_share <= 1 or not 0 < self.own_share <= 1:
             raise ValueError("excess_share, lead_share and own_share must be shares between 0 and 1")
         if not self.z > 0 or not self.spell_factor >= 1:
             raise ValueError("z must be above 0 and spell_factor at least 1")
@@ -73,11 +66,6 @@ class StragglerConfig:
         (6.0, 7.16)
         """
         return math.sqrt(self.z**2 + 2 * math.log(max(ranks, _PAIR) / _PAIR))
-
-    def floor(self, ranks: int, step_seconds: float) -> float:
-        """The least excess that matters, seconds."""
-        share = self.few_excess_share if ranks < _PAIR else self.excess_share
-        return max(share * step_seconds, self.excess_seconds)
 
     def lengths(self) -> tuple[int, ...]:
         """Numbers of windows that are looked at together."""

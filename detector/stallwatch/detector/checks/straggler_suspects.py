@@ -83,8 +83,8 @@ def standing(
         config: The check's settings.
     """
     size = look.mean.size
-    known = int(np.count_nonzero(np.isfinite(look.mean)))
-    floor, bar = config.floor(known, look.step_seconds), config.bar(known)
+    floor = max(config.excess_share * look.step_seconds, config.excess_seconds)
+    bar = config.bar(int(np.count_nonzero(np.isfinite(look.mean))))
     best_z, best_excess, best_windows = np.zeros(size), np.zeros(size), np.zeros(size, np.int64)
     for count in config.lengths():
         if len(means) < count:
@@ -132,7 +132,7 @@ class Suspects:
 
     def follow(self, look: Look, config: StragglerConfig) -> None:
         """Take a window: who goes on, and who has stopped."""
-        floor = config.floor(int(np.count_nonzero(np.isfinite(look.mean))), look.step_seconds)
+        floor = max(config.excess_share * look.step_seconds, config.excess_seconds)
         for rank in sorted(self.by_rank):
             suspect = self.by_rank[rank]
             value = float(look.mean[rank])
@@ -169,15 +169,14 @@ class Suspects:
         Among few ranks, one that is behind most of the others but not the last does not hold anybody up. Among many, the last
         one of a step is a matter of chance, and how far a rank stands out from the spread over ranks has decided.
         """
-        known = int(np.count_nonzero(np.isfinite(look.mean)))
-        few = known < _SOME
+        few = int(np.count_nonzero(np.isfinite(look.mean))) < _SOME
         for rank in sorted(self.by_rank):
             suspect = self.by_rank[rank]
             waited = waits.beyond_others(rank, suspect.since, step)
             if waited is not None:
                 suspect.cpu_wait_share = waited
             # It may have shrunk since it first stood out.
-            floor = config.floor(known, suspect.step_seconds)
+            floor = max(config.excess_share * suspect.step_seconds, config.excess_seconds)
             matters = suspect.excess >= floor and (not few or self.saved >= _SAVES * floor)
             if not suspect.named and not suspect.quiet and matters:
                 suspect.named = suspect.seconds >= self._needed(
