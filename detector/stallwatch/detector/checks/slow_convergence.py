@@ -77,8 +77,8 @@ class SlowConvergence:
         was, self.firing = self.firing, certain or unresolved
         if not self.firing and not was:
             return None
-        if unresolved and not certain and forecast is not None:
-            return self._unresolved(observation, forecast)
+        if unresolved and not certain:
+            return self._unresolved(observation)
         due = observation.next_percent_steps
         words = f"; the next 1 % is due in about {due:,} steps" if due is not None else ""
         return Verdict(
@@ -98,13 +98,13 @@ class SlowConvergence:
     def _is_unresolved(self, seen: LossAssessment) -> bool:
         """Whether for long enough no fall could be told from the noise, in a run that nothing else is said of."""
         forecast = seen.forecast
-        open_question = (
-            forecast is not None
-            and seen.state not in STOPPED_STATES
-            # The interval holds 1.96 standard errors either way; told from none is an improvement beyond one of them.
-            and forecast.relative_improvement < (forecast.high - forecast.low) / (2 * _NORMAL_95)
-        )
-        if not open_question or forecast is None:
+        # Told from none is an improvement of more than one standard error.
+        if (
+            forecast is None
+            or seen.state in STOPPED_STATES
+            or not forecast.relative_improvement < _error(forecast)
+            or not _error(forecast) > 0
+        ):
             self.unresolved_from = -1
             return False
         if self.unresolved_from < 0:
@@ -114,8 +114,10 @@ class SlowConvergence:
         lasted = seen.step - self.unresolved_from
         return age >= self.config.fewest_steps and lasted >= self.config.unresolved_share * age
 
-    def _unresolved(self, seen: LossAssessment, forecast: LossForecast) -> Verdict:
-        error = (forecast.high - forecast.low) / (2 * _NORMAL_95)
+    def _unresolved(self, seen: LossAssessment) -> Verdict:
+        forecast = seen.forecast
+        assert forecast is not None
+        error = _error(forecast)
         below = 0.5 * math.erfc(
             (forecast.relative_improvement - self.config.minimum_improvement) / (error * 2**0.5)
         )
@@ -137,6 +139,11 @@ class SlowConvergence:
             advice=_advice(seen, None),
             needs_cause=True,
         )
+
+
+def _error(forecast: LossForecast) -> float:
+    """One standard error of the improvement."""
+    return (forecast.high - forecast.low) / (2 * _NORMAL_95)
 
 
 def _advice(assessment: LossAssessment, due: int | None) -> tuple[str, ...]:

@@ -115,7 +115,6 @@ class Straggler:
         error = self.noise.of_block(look.error / config.windows**0.5, latest, look.step_seconds)
         self.suspects.follow(look, config)
         self._suspect(standing(self.means, self.leads, look, error, config), look)
-        self.suspects.weigh(look)
         self.suspects.settle(step, look, self.waits, config)
         return self._conclude(step, look)
 

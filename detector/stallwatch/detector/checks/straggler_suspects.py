@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -126,8 +127,8 @@ class Suspects:
     """All suspects by rank, and the spells of those that were none."""
 
     by_rank: dict[int, Suspect] = field(default_factory=dict)
-    saved: float = 0.0
-    """Running mean of what steps would be shorter without all of them, seconds."""
+    saved: float = math.nan
+    """Running mean of what steps would be shorter without all of them, seconds; kept among few ranks only."""
     spells: Spells = field(default_factory=Spells)
 
     def follow(self, look: Look, config: StragglerConfig) -> None:
@@ -155,14 +156,6 @@ class Suspects:
                 self.spells.add(suspect.share, suspect.seconds)
                 del self.by_rank[rank]
 
-    def weigh(self, look: Look) -> None:
-        """Take what a window says of all of them together."""
-        if not self.by_rank:
-            self.saved = 0.0
-            return
-        saved = saved_seconds(look, tuple(sorted(self.by_rank)))
-        self.saved = saved if not self.saved else self.saved + _SAVED_WEIGHT * (saved - self.saved)
-
     def settle(self, step: int, look: Look, waits: CpuWaits, config: StragglerConfig) -> None:
         """Name those that have lasted long enough.
 
@@ -170,6 +163,8 @@ class Suspects:
         one of a step is a matter of chance, and how far a rank stands out from the spread over ranks has decided.
         """
         few = int(np.count_nonzero(np.isfinite(look.mean))) < _SOME
+        if few:
+            self._weigh(look)
         for rank in sorted(self.by_rank):
             suspect = self.by_rank[rank]
             waited = waits.beyond_others(rank, suspect.since, step)
@@ -182,6 +177,13 @@ class Suspects:
                 suspect.named = suspect.seconds >= self._needed(
                     suspect, waited, known=waits.knows(rank), config=config
                 )
+
+    def _weigh(self, look: Look) -> None:
+        if not self.by_rank:
+            self.saved = math.nan
+            return
+        saved = saved_seconds(look, tuple(sorted(self.by_rank)))
+        self.saved = saved if math.isnan(self.saved) else self.saved + _SAVED_WEIGHT * (saved - self.saved)
 
     def _needed(
         self, suspect: Suspect, waited: float | None, *, known: bool, config: StragglerConfig
