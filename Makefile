@@ -30,7 +30,7 @@ docs: setup ## Generates the reference pages
 	@$(BIN)/python scripts/generate-docs
 
 site: setup ## Builds the documentation site into build/site
-	@$(BIN)/mkdocs build --strict --quiet && echo "build/site/index.html"
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet && echo "build/site/index.html"
 
 bench: setup ## What the agent costs, and how much the analysis takes
 	@OMP_NUM_THREADS=1 $(BIN)/python tests/bench/agent_overhead.py
