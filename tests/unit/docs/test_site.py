@@ -8,8 +8,10 @@ import subprocess
 import sys
 from dataclasses import dataclass, field
 from html.parser import HTMLParser
-from importlib.util import find_spec
+from importlib.util import find_spec, module_from_spec, spec_from_file_location
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 from urllib.parse import unquote, urldefrag, urlsplit
 
 import pytest
@@ -87,6 +89,14 @@ def pages(site) -> dict[Path, Page]:
     return found
 
 
+def load_hook() -> Any:
+    """The hook that MkDocs loads."""
+    spec = spec_from_file_location("site_links", ROOT / "scripts/site_links.py")
+    module = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
 def target(site: Path, path: Path, link: str) -> tuple[Path, str]:
     """The file that a link of a page leads to, and the place in it."""
     address, anchor = urldefrag(link)
@@ -139,3 +149,26 @@ def test_tables_are_drawn_as_tables(pages):
     """No page shows the marks of a table that was not understood."""
     for path in pages:
         assert "<p>| " not in path.read_text(), path
+
+
+def test_a_link_into_the_repository_becomes_a_path(pages, site):
+    """Since the site does not have the file; and a path of the repository, since it is there."""
+    text = (site / "faults" / "index.html").read_text()
+    assert "<code>tests/faults/README.md</code>" in text
+    assert not [link for page in pages.values() for link in page.links if "tests/faults" in link]
+
+
+@pytest.mark.parametrize(
+    ("link", "shown"),
+    [
+        ("[suite](../tests/faults/README.md)", "suite (`tests/faults/README.md`)"),
+        ("[README](../tests/faults/README.md#adding-a-scenario)", "`tests/faults/README.md`"),
+        ("[gone](../tests/gone.md)", "[gone](../tests/gone.md)"),
+        ("[outside](../../outside)", "[outside](../../outside)"),
+    ],
+)
+def test_only_links_to_files_of_the_repository_are_rewritten(link, shown):
+    """What leads nowhere stays a link, and fails the build."""
+    hook = load_hook()
+    page = SimpleNamespace(file=SimpleNamespace(src_uri="page.md"))
+    assert hook.on_page_markdown(link, page=page, config={"docs_dir": str(ROOT / "docs")}) == shown
