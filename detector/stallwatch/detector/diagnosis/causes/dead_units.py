@@ -62,7 +62,7 @@ def weigh(vitals: Vitals) -> Weighing | None:
             f"gradients were up to {largest:.3g} times as large as usual, and units die of large steps",
         ),
         Term(
-            -log_ramp(grown(vitals), 2.0, 8.0, 3.0),
+            -log_ramp(grown(vitals), 3.0, 10.0, 3.0),
             f"the weights have grown {grown(vitals):.3g} times at large steps, and units die of such",
         ),
         Term(

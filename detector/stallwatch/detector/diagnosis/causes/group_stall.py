@@ -74,7 +74,7 @@ def weigh(vitals: Vitals) -> Weighing | None:
             f"Look at inputs and labels of '{group.name}': a modality that does not reach the model, or preprocessing that spoils it.",
         ),
         experiment=f"train 200 steps on '{group.name}' alone: if its loss falls, the others crowd it out; if not, its inputs or labels are at fault.",
-        decisive=bool(never and not surplus > 1.1),
+        decisive=bool(never and not surplus > 1.03),
     )
 
 

@@ -42,7 +42,8 @@ def weigh(vitals: Vitals) -> Weighing | None:
             f"the loss has not fallen since the rate went up {factor:.3g} times, at step {rate.raised_at:,}",
         ),
         Term(
-            log_ramp(grown(vitals), 2.0, 8.0, 2.5),
+            # From a small initialisation weights grow two- or threefold in any training.
+            log_ramp(grown(vitals), 3.0, 10.0, 2.5),
             f"the weights have grown {grown(vitals):.3g} times and still change by {seen.update_ratio.now:.2g} a step",
         ),
         Term(
