@@ -16,6 +16,7 @@ from starlette.responses import HTMLResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
 from stallwatch.detector.errors import AnalyzerLostError, StoreError
+from stallwatch.detector.http.alerts import AlertModel, alert_routes
 from stallwatch.detector.http.api import RUNS_PATH, Api, ReadModel, error_response
 from stallwatch.detector.http.collector import Exposed, StallwatchCollector
 from stallwatch.detector.http.page import render_page
@@ -25,11 +26,15 @@ COMPRESSED_FROM_BYTES = 1024
 
 
 def create_app(
-    model: ReadModel, expose: Callable[[], Exposed], problems: Callable[[], Awaitable[list[str]]]
+    model: ReadModel,
+    expose: Callable[[], Exposed],
+    problems: Callable[[], Awaitable[list[str]]],
+    alerts: AlertModel | None = None,
 ) -> Starlette:
     """The application; `problems` says what keeps the service from being ready."""
     registry = CollectorRegistry()
-    registry.register(StallwatchCollector(expose))
+    collector = StallwatchCollector(expose)
+    registry.register(collector)
     api = Api(model)
 
     async def page(_request: Request) -> Response:
@@ -37,7 +42,10 @@ def create_app(
 
     async def metrics(request: Request) -> Response:
         encode, content_type = choose_encoder(request.headers.get("accept", ""))
-        return Response(encode(registry), headers={"content-type": content_type})
+        started = time.perf_counter()
+        body = encode(registry)
+        collector.seconds = time.perf_counter() - started
+        return Response(body, headers={"content-type": content_type})
 
     async def live(_request: Request) -> Response:
         return PlainTextResponse("ok\n")
@@ -54,6 +62,7 @@ def create_app(
             Route("/readyz", ready),
             Route(RUNS_PATH, api.list_runs),
             Route(RUNS_PATH + "/{rest:path}", api.get_run),
+            *(alert_routes(alerts) if alerts is not None else ()),
         ],
         middleware=[Middleware(GZipMiddleware, minimum_size=COMPRESSED_FROM_BYTES)],
         exception_handlers={
