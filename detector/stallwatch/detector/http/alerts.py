@@ -159,14 +159,16 @@ async def _body(request: Request) -> dict[str, Any]:
 
 def _run(given: dict[str, Any]) -> str | None:
     run = given.get("run")
-    if run is not None and not (isinstance(run, str) and 0 < len(run) <= MOST_RUN_CHARACTERS):
+    if run is not None and not (
+        isinstance(run, str) and 0 < len(run) <= MOST_RUN_CHARACTERS and run.isprintable()
+    ):
         raise _invalid("run", f"run must be a name or a pattern of 1 to {MOST_RUN_CHARACTERS} characters")
     return run
 
 
 def _kind(given: dict[str, Any]) -> str | None:
     kind = given.get("kind")
-    if kind is not None and kind not in VOCABULARY:
+    if kind is not None and not (isinstance(kind, str) and kind in VOCABULARY):
         raise _invalid("kind", f"kind is {kind!r}: it must be one of {', '.join(VOCABULARY)}")
     return None if kind is None else str(kind)
 
@@ -183,7 +185,8 @@ def _seconds(given: dict[str, Any]) -> float:
 
 def _comment(given: dict[str, Any]) -> str:
     comment = given.get("comment", "")
-    if not isinstance(comment, str) or len(comment) > MOST_COMMENT_CHARACTERS:
+    # PostgreSQL takes no NUL.
+    if not isinstance(comment, str) or len(comment) > MOST_COMMENT_CHARACTERS or "\0" in comment:
         raise _invalid("comment", f"comment must be text of at most {MOST_COMMENT_CHARACTERS} characters")
     return comment
 
