@@ -40,7 +40,7 @@ def test_a_silence_holds_over_a_restart_until_it_is_deleted(service, attach, run
     assert silenced()
     service.restart()
     wait_until("the silence again", silenced)
-    (alert,) = service.get(f"/api/v1/alerts?run={run}")["alerts"]
+    (alert,) = wait_until("the alert", lambda: service.get(f"/api/v1/alerts?run={run}")["alerts"])
     assert (alert["status"], alert["silence"]) == ("firing", identity)
     assert identity in stallwatch(service, "silence", "--list").stdout
     assert stallwatch(service, "silence", "--delete", identity).returncode == 0

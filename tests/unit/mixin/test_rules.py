@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -215,3 +216,31 @@ def test_rules_are_named_as_is_the_custom():
             assert rule.alert.startswith(("Training", "Stallwatch"))
             assert "{{" not in rule.summary
             assert "$value" not in rule.severity
+
+
+def command(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """`stallwatch rules`."""
+    line = [sys.executable, "-m", "stallwatch.detector", "rules", *arguments]
+    return subprocess.run(line, capture_output=True, text=True, check=False)
+
+
+def test_the_command_prints_rules_with_ones_own_addresses_and_patience():
+    """As YAML, on standard output alone."""
+    done = command("--external-url", "https://sw.example.com", "--for", "2m", "--keep-firing-for", "1m30s")
+    assert (done.returncode, done.stderr) == (0, "")
+    rules = [
+        rule for group in yaml.safe_load(done.stdout)["groups"] for rule in group["rules"] if "alert" in rule
+    ]
+    assert len(rules) == len(ALERTS)
+    assert {(rule["for"], rule["keep_firing_for"]) for rule in rules} == {("2m", "1m30s")}
+    assert all(
+        rule["annotations"]["runbook_url"].startswith("https://sw.example.com/runbooks/") for rule in rules
+    )
+
+
+@pytest.mark.parametrize("arguments", [("--for", "soon"), ("--keep-firing-for", "5"), ("--for", "-1m")])
+def test_what_is_no_duration_is_refused(arguments):
+    """By the name of the option, as bad usage."""
+    done = command(*arguments)
+    assert done.returncode == 2
+    assert f"{arguments[0]} {arguments[1]!r} is no duration" in done.stderr

@@ -20,7 +20,7 @@ from stallwatch.detector.alerts.naming import Links
 from stallwatch.detector.alerts.payloads import RenderFinding
 from stallwatch.detector.alerts.sentences import SteadySentences
 from stallwatch.detector.alerts.settings import AlertSettings
-from stallwatch.detector.alerts.silences import Silence
+from stallwatch.detector.alerts.silences import Silence, silenced_by
 from stallwatch.detector.alerts.statistics import AlertStatistics
 from stallwatch.detector.alerts.webhooks import WebhookSender
 from stallwatch.detector.core.findings import Finding
@@ -115,12 +115,16 @@ class AlertCenter:
         )
 
     def silenced(self) -> frozenset[str]:
-        """Findings that fire and are kept quiet."""
-        return self._book.silenced(time.time())
+        """Findings that are shown to fire and are kept quiet, from the first moment on: the rules look at both together."""
+        now, silences = time.time(), tuple(self._book.silences.values())
+        if not silences:
+            return frozenset()
+        firing = (each for view, _all in self._shown() for each in view.findings)
+        return frozenset(each.id for each in firing if silenced_by(silences, each.run, each.kind, now))
 
     def counts(self) -> tuple[int, int, int, int]:
         """Firing and silenced alerts, Alertmanagers, webhooks."""
-        return len(self._book.firing), len(self.silenced()), len(self._pushes), len(self._senders)
+        return len(self._book.firing), len(self._quiet), len(self._pushes), len(self._senders)
 
     async def alerts(self, run: str | None, status: str, limit: int) -> list[tuple[Alert, Silence | None]]:
         """The latest alerts, each with what keeps it quiet now."""
