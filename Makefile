@@ -26,16 +26,18 @@ format: setup ## Formats code and protos
 proto: setup ## Generates the Python code of the wire
 	@scripts/generate-proto
 
-docs: setup ## Generates the reference pages
+docs: setup ## Generates the reference pages and the rules for Prometheus
 	@$(BIN)/python scripts/generate-docs
+	@$(BIN)/python scripts/generate-deploy
 
 site: setup ## Builds the documentation site into build/site
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet && echo "build/site/index.html"
 
-bench: setup ## What the agent costs, and how much the analysis takes
+bench: setup ## What the agent costs, how much the analysis takes, and a scrape
 	@OMP_NUM_THREADS=1 $(BIN)/python tests/bench/agent_overhead.py
 	@$(BIN)/python tests/bench/analysis_throughput.py
 	@$(BIN)/python tests/bench/analyze_csv.py
+	@$(BIN)/python tests/bench/metrics_scrape.py
 
 bench-verdicts: setup ## Scores plateau verdicts on synthetic curves, and on real ones with CURVES=DIR
 	@$(BIN)/python tests/bench/verdicts.py $(if $(CURVES),--curves $(CURVES)) --out build/verdicts $(ARGS)

@@ -7,15 +7,20 @@ import shutil
 import socket
 import subprocess
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from stallwatch.detector.alerts.book import AlertBook
+from stallwatch.detector.alerts.ledger import Ledger
+from stallwatch.detector.alerts.silences import Silence
 from stallwatch.detector.engine.replay import replay_inputs
 from stallwatch.detector.store import Store
 from support.analyzer_inputs import a_run
 from support.rank import Rank, hello, steps
 from support.service import Service
+from support.shown_runs import full_run
 from support.waiting import wait_until
 
 pytest.importorskip("psycopg", reason="stallwatch[postgresql] is not installed")
@@ -61,6 +66,32 @@ def test_a_run_comes_back_as_it_was_saved(url):
     assert store.run("run").view == analysis.view()
     assert store.findings("run") == list(analysis.findings())
     store.check()
+    store.close()
+
+
+def test_alerts_and_silences_come_back_as_they_were_saved(url):
+    """As from SQLite: who fires, who is still to be told, and what is kept quiet."""
+    store = Store(url)
+    store.prepare()
+    ledger = Ledger(store)
+    view = full_run("alerting", ("hang", "straggler")).view
+    book = AlertBook(webhooks=2)
+    for now in (10.0, 11.0):
+        book.observe(view, view.findings, now)
+        book.pass_time(now)
+        ledger.save(*book.take_changes())
+    assert {alert.id: alert for alert in ledger.firing()} == book.firing
+    first, second = ledger.pending()
+    assert (first.status, first.pending) == ("firing", (0, 1))
+    ledger.told(replace(first, pending=()))
+    assert ledger.pending() == [second]
+    silence = Silence("s", "a*", None, "why", 1.0, 100.0)
+    ledger.add_silence(silence)
+    assert ledger.silences() == [silence]
+    assert [ledger.expire_silence("s", 50.0), ledger.expire_silence("s", 51.0)] == [True, False]
+    ledger.forget_old(1e9)
+    assert ledger.silences() == []
+    assert ledger.pending() == [second]
     store.close()
 
 

@@ -109,3 +109,14 @@ def test_a_password_is_never_shown():
     """Errors and the start line show the URL."""
     pytest.importorskip("psycopg", reason="stallwatch[postgresql] is not installed")
     assert "secret" not in Store("postgresql+psycopg://me:secret@host/db").shown_url
+
+
+def test_a_store_of_before_gets_the_tables_that_came_later(store):
+    """And keeps what it has."""
+    with sqlite3.connect(store.url.removeprefix("sqlite:///")) as database:
+        database.execute("DROP TABLE stallwatch_alerts")
+        database.execute("INSERT INTO stallwatch_silences VALUES ('s', 'a', NULL, '', 1.0, 2.0)")
+    store.prepare()
+    with sqlite3.connect(store.url.removeprefix("sqlite:///")) as database:
+        assert database.execute("SELECT count(*) FROM stallwatch_alerts").fetchone() == (0,)
+        assert database.execute("SELECT count(*) FROM stallwatch_silences").fetchone() == (1,)
