@@ -62,7 +62,7 @@ def health_panels(runs: Scope) -> list[Json]:
         stat(
             "Failed snapshots",
             "Since the analyzers started: snapshots that the store did not take. Until one succeeds, agents keep everything.",
-            query(f"sum({runs.latest('stallwatch_analyzer_snapshot_failures_total')})", "failures"),
+            query(f"sum({runs.select('stallwatch_analyzer_snapshot_failures_total')})", "failures"),
             unit="short",
             defaults={"thresholds": thresholds((None, "text"), (1, "red"))},
         ),
@@ -77,7 +77,7 @@ def health_panels(runs: Scope) -> list[Json]:
             "Steps received",
             "Steps of ranks a second, repeated ones included.",
             query(summed(runs.rate("stallwatch_ingest_steps_total")), _ONE),
-            unit="suffix: steps/s",
+            unit="suffix:steps/s",
             defaults={"min": 0},
         ),
         graph(
@@ -130,9 +130,13 @@ def health_panels(runs: Scope) -> list[Json]:
         ),
         graph(
             "Saving",
-            "How long the last snapshot of each run took, and how large it was. Agents keep a batch until the snapshot with it is saved.",
-            query(runs.latest("stallwatch_analyzer_snapshot_seconds"), "{{run}} time"),
-            query(runs.latest("stallwatch_analyzer_snapshot_bytes"), "{{run}} size"),
+            "How long the slowest of the runs' last snapshots took, and how large all of them are. Agents keep a batch until the "
+            "snapshot with it is saved.",
+            query(
+                f"max by (instance) ({runs.select('stallwatch_analyzer_snapshot_seconds')})",
+                f"{_ONE} slowest",
+            ),
+            query(summed(runs.select("stallwatch_analyzer_snapshot_bytes")), f"{_ONE} size"),
             unit="s",
             defaults={"min": 0},
             overrides=[

@@ -100,7 +100,7 @@ def _now() -> list[Json]:
                     "Value #A",
                     {"displayName": "Severity", "mappings": FIRING, "custom.cellOptions": color_background()},
                 ),
-                ("Value #B", {"displayName": "Stalled", "unit": "suffix: GPU-h", "decimals": 2}),
+                ("Value #B", {"displayName": "Stalled", "unit": "suffix:GPU-h", "decimals": 2}),
             ],
             sort=("Severity", True),
             size=(14, 9),
@@ -111,7 +111,7 @@ def _now() -> list[Json]:
             "The costliest findings of the runs chosen, since each run began: ranks times the time during which the finding was true. "
             "Time under two findings counts for both, so the bars must not be added.",
             query(f"topk({WORST}, {stalled} / 3600)", "{{run}}: {{kind}}", instant=True),
-            unit="suffix: GPU-h",
+            unit="suffix:GPU-h",
             size=(10, 9),
             defaults={"decimals": 2, "links": run_link("__field.labels.run"), "noValue": "none"},
         ),

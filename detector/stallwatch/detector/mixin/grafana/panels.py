@@ -143,7 +143,7 @@ def timeline(
         size=size,
         options={
             "alignValue": "left",
-            "legend": {"displayMode": "list", "placement": "bottom", "showLegend": legend},
+            "legend": {"calcs": [], "displayMode": "list", "placement": "bottom", "showLegend": legend},
             "mergeValues": True,
             "perPage": 20,
             "rowHeight": 0.9,

@@ -111,7 +111,7 @@ def _at_a_glance() -> list[Json]:
             "Stalled",
             "Of the costliest kind of finding so far: ranks times the time during which it was true, from its onset.",
             query(f"max by (namespace, run) ({stalled}) / 3600", "GPU-hours"),
-            unit="suffix: GPU-h",
+            unit="suffix:GPU-h",
             defaults={"decimals": 2, "noValue": "0 GPU-h"},
         ),
         stat(
@@ -131,7 +131,7 @@ def _at_a_glance() -> list[Json]:
             defaults={"decimals": 0, "noValue": "gone"},
         ),
         timeline(
-            "State",
+            "State over time",
             "When the run learned, and when it did not. Hung and lost: it did not move at all.",
             query(RUN.state(), "state"),
             mappings=STATES,
@@ -139,7 +139,7 @@ def _at_a_glance() -> list[Json]:
             legend=False,
         ),
         timeline(
-            "Findings",
+            "Findings over time",
             "When each kind of finding was firing, in the colour of its severity. A bar begins when the finding was called; the "
             "detector's page says the step at which it began.",
             query(RUN.severity(), "{{kind}}"),
@@ -159,7 +159,7 @@ def _findings() -> list[Json]:
     return [
         row("Findings and their cost"),
         table(
-            "Findings",
+            "Findings so far",
             "Every kind that has opened since the run began, those firing now first. A click on a finding leads to what it means and "
             "what to do. GPU-hours are ranks times the time during which it was true, from its onset.",
             query(f"{RUN.severity()} or 0 * {opened}", table=True),
@@ -172,7 +172,7 @@ def _findings() -> list[Json]:
                     {"displayName": "Firing", "mappings": FIRING, "custom.cellOptions": color_background()},
                 ),
                 ("Value #B", {"displayName": "Opened", "unit": "short"}),
-                ("Value #C", {"displayName": "Stalled", "unit": "suffix: GPU-h", "decimals": 2}),
+                ("Value #C", {"displayName": "Stalled", "unit": "suffix:GPU-h", "decimals": 2}),
             ],
             hidden=("namespace", "run"),
             sort=("Firing", True),
@@ -182,7 +182,7 @@ def _findings() -> list[Json]:
             "GPU-hours stalled",
             "By kind of finding, since the run began. Time under two findings counts for both.",
             query(f"{RUN.latest('stallwatch_stalled_gpu_seconds_total', 'kind')} / 3600", "{{kind}}"),
-            unit="suffix: GPU-h",
+            unit="suffix:GPU-h",
             defaults={"min": 0, "decimals": 2},
         ),
     ]
@@ -197,7 +197,7 @@ def _data() -> list[Json]:
             query(
                 f"max by (namespace, run) ({RUN.rate('stallwatch_ingest_run_steps_total')})", "steps of ranks"
             ),
-            unit="suffix: steps/s",
+            unit="suffix:steps/s",
             size=(8, 8),
             defaults={"min": 0},
         ),

@@ -47,11 +47,11 @@ def step_panels(run: Scope) -> list[Json]:
             "Lag of the hindmost rank",
             "Steps that the last rank is behind the first, as they report. A step or two is reporting; more, and the ranks are apart.",
             query(run.latest("stallwatch_rank_lag_steps"), "lag"),
-            unit="suffix: steps",
+            unit="suffix:steps",
             defaults={"min": 0, "decimals": 0},
         ),
         timeline(
-            "Worst rank",
+            "Worst rank over time",
             "Number of the rank that is furthest behind. One that stays is worth a look at its node; one that changes is chance.",
             query(run.latest("stallwatch_run_worst_rank"), "rank"),
             mappings=[],
