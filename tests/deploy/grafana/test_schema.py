@@ -27,15 +27,25 @@ def compile_typescript():
     CACHE.mkdir(parents=True, exist_ok=True)
     wanted = CACHE / "installed.json"
     if not wanted.exists() or json.loads(wanted.read_text()) != list(PACKAGES):
-        command = ["npm", "install", "--ignore-scripts", "--no-audit", "--no-fund", "--no-save", *PACKAGES]
+        command = [
+            "npm",
+            "install",
+            "--ignore-scripts",
+            "--no-audit",
+            "--no-fund",
+            "--no-save",
+            "--fetch-retries=0",
+        ]
+        # Without this file npm would install into the next folder above that looks like a package.
+        (CACHE / "package.json").write_text('{"private": true}')
         try:
             installed = subprocess.run(
-                command, cwd=CACHE, capture_output=True, text=True, timeout=90, check=False
+                [*command, *PACKAGES], cwd=CACHE, capture_output=True, text=True, timeout=90, check=False
             )
         except subprocess.TimeoutExpired:
             pytest.skip("npm could not fetch @grafana/schema within 90 s")
         if installed.returncode:
-            pytest.skip(f"npm could not fetch @grafana/schema: {installed.stderr.strip().splitlines()[-1:]}")
+            pytest.skip(f"npm could not fetch @grafana/schema: {installed.stderr.strip().splitlines()[0]}")
         wanted.write_text(json.dumps(PACKAGES))
 
     def complaints(name: str, *constants: str) -> str:

@@ -37,7 +37,7 @@ def learning_panels(run: Scope) -> list[Json]:
         graph(
             "Gradient norm",
             "L2 norm at sampled steps: of the ranks' own gradients before averaging, and of what the optimizer saw. Close together: "
-            "more ranks or a larger batch would not help. The same: gradients are not averaged.",
+            "more ranks or a larger batch would not help. Equal: gradients are not averaged, or all ranks see the same samples.",
             query(run.latest("stallwatch_gradient_norm", "stage"), "{{stage}}"),
             unit="none",
             logarithmic=True,

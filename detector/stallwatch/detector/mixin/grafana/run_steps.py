@@ -20,8 +20,7 @@ def step_panels(run: Scope) -> list[Json]:
         row("Steps"),
         graph(
             "Phases of a step, mean",
-            "Seconds of a phase in one step of one rank, mean over ranks. The sum of the phases is the step. Input that grows: data comes "
-            "late. Sync that grows: ranks wait for each other.",
+            "Seconds of a phase in one step of one rank, mean over ranks. Input that grows: data comes late. Sync that grows: ranks wait for each other.",
             query(f"{rate('_sum')} / {rate('_count')}", "{{phase}}"),
             unit="s",
             defaults={"min": 0},
