@@ -13,51 +13,68 @@ import pytest
 
 from support.grafana import BOARDS, panels
 
+SCHEMA = Path(__file__).with_name("schema.ts").read_text()
 ROOT = Path(__file__).resolve().parents[3]
 CACHE = ROOT / "build" / "grafana-schema"
-PACKAGES = ("@grafana/schema@13.2.3", "typescript@7.0.2")
-OPTIONS = ("--noEmit", "--strict", "--skipLibCheck", "--module", "nodenext", "--moduleResolution", "nodenext")
+TYPESCRIPT = "typescript@7.0.2"
+OLDEST, NEWEST = "11.6.0", "13.2.3"
+"""Of `@grafana/schema`, which has the numbers of Grafana: that of the dashboards' schema version, and the latest."""
+OPTIONS = ("--noEmit", "--strict", "--skipLibCheck", "--module", "esnext", "--moduleResolution", "bundler")
 
 
-@pytest.fixture(scope="module")
-def compile_typescript():
-    """Compile a text beside the packages; returns the compiler's complaints."""
-    if shutil.which("node") is None or shutil.which("npm") is None:
-        pytest.skip("node and npm are not installed")
-    CACHE.mkdir(parents=True, exist_ok=True)
-    wanted = CACHE / "installed.json"
-    if not wanted.exists() or json.loads(wanted.read_text()) != list(PACKAGES):
-        command = [
-            "npm",
-            "install",
-            "--ignore-scripts",
-            "--no-audit",
-            "--no-fund",
-            "--no-save",
-            "--fetch-retries=0",
-        ]
+class Compiler:
+    """TypeScript beside one version of Grafana's schema."""
+
+    def __init__(self, version: str) -> None:
+        self.version = version
+        self.folder = CACHE / version
+
+    def install(self) -> None:
+        """Fetch the packages once; without npm or a registry, skip."""
+        if shutil.which("node") is None or shutil.which("npm") is None:
+            pytest.skip("node and npm are not installed")
+        packages = [f"@grafana/schema@{self.version}", TYPESCRIPT]
+        installed = self.folder / "installed.json"
+        if installed.exists() and json.loads(installed.read_text()) == packages:
+            return
+        self.folder.mkdir(parents=True, exist_ok=True)
         # Without this file npm would install into the next folder above that looks like a package.
-        (CACHE / "package.json").write_text('{"private": true}')
+        (self.folder / "package.json").write_text('{"private": true}')
+        command = ["npm", "install", "--ignore-scripts", "--no-audit", "--no-fund", "--fetch-retries=0"]
         try:
-            installed = subprocess.run(
-                [*command, *PACKAGES], cwd=CACHE, capture_output=True, text=True, timeout=90, check=False
+            done = subprocess.run(
+                [*command, *packages],
+                cwd=self.folder,
+                capture_output=True,
+                text=True,
+                timeout=60,
+                check=False,
             )
         except subprocess.TimeoutExpired:
-            pytest.skip("npm could not fetch @grafana/schema within 90 s")
-        if installed.returncode:
-            pytest.skip(f"npm could not fetch @grafana/schema: {installed.stderr.strip().splitlines()[0]}")
-        wanted.write_text(json.dumps(PACKAGES))
+            pytest.skip("npm could not fetch @grafana/schema within 60 s")
+        if done.returncode:
+            pytest.skip(f"npm could not fetch @grafana/schema: {done.stderr.strip().splitlines()[0]}")
+        installed.write_text(json.dumps(packages))
 
-    def complaints(name: str, *constants: str) -> str:
-        schema = Path(__file__).with_name("schema.ts").read_text()
-        (CACHE / name).write_text("\n".join([schema, *constants]))
-        compiler = CACHE / "node_modules" / ".bin" / "tsc"
-        done = subprocess.run(
-            [compiler, *OPTIONS, name], cwd=CACHE, capture_output=True, text=True, check=False
-        )
+    def complaints(self, name: str, *constants: str) -> str:
+        """What the compiler says of constants of the types in schema.ts."""
+        schema = SCHEMA
+        if self.version == OLDEST:
+            # Its package does not let others import what it does not export: the file itself, then.
+            inside = r'"./node_modules/@grafana/schema/\1.js"'
+            schema = re.sub(r'"@grafana/schema/([^"]+)"', inside, schema)
+        (self.folder / name).write_text("\n".join([schema, *constants]))
+        command = [self.folder / "node_modules" / ".bin" / "tsc", *OPTIONS, name]
+        done = subprocess.run(command, cwd=self.folder, capture_output=True, text=True, check=False)
         return done.stdout + done.stderr
 
-    return complaints
+
+@pytest.fixture(params=[OLDEST, NEWEST])
+def compiler(request) -> Compiler:
+    """Ready to compile."""
+    made = Compiler(request.param)
+    made.install()
+    return made
 
 
 def constant(name: str, kind: str, value: object) -> str:
@@ -77,18 +94,18 @@ def nested(settings: list[dict]) -> dict:
     return made
 
 
-def test_the_dashboards_are_of_grafanas_types(compile_typescript):
-    """Every field, option, enum value and override of both is one that Grafana declares."""
+def test_the_dashboards_are_of_grafanas_types(compiler):
+    """Every field, option, enum value and override of both is one that Grafana declares, the oldest and the latest that we know."""
     constants = [constant(f"board{index}", "Board", board) for index, board in enumerate(BOARDS.values())]
     for board in BOARDS:
         for panel in panels(board):
             for override in panel["fieldConfig"]["overrides"]:
                 kind = f"Settings<{json.dumps(panel['type'])}>"
                 constants.append(constant(f"override{len(constants)}", kind, nested(override["properties"])))
-    assert compile_typescript("dashboards.ts", *constants) == ""
+    assert compiler.complaints("dashboards.ts", *constants) == ""
 
 
-def test_the_check_sees_what_is_wrong(compile_typescript):
+def test_the_check_sees_what_is_wrong(compiler):
     """A misspelt field, a number for an expression, and settings that no panel of the kind has: one complaint each."""
     wrong = [
         constant(f"settings{index}", f"Settings<{json.dumps(kind)}>", settings)
@@ -105,7 +122,7 @@ def test_the_check_sees_what_is_wrong(compile_typescript):
         board = copy.deepcopy(BOARDS["stallwatch-run"])
         board["panels"][0]["targets"][0].update(change)
         wrong.append(constant(f"board{index}", "Board", board))
-    complaints = compile_typescript("wrong.ts", *wrong)
-    first = len(Path(__file__).with_name("schema.ts").read_text().split("\n")) + 1
+    complaints = compiler.complaints("wrong.ts", *wrong)
+    first = len(SCHEMA.split("\n")) + 1
     complained = {int(line) for line in re.findall(r"wrong\.ts\((\d+),\d+\): error", complaints)}
     assert complained == set(range(first, first + len(wrong))), complaints
