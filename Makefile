@@ -26,8 +26,9 @@ format: setup ## Formats code and protos
 proto: setup ## Generates the Python code of the wire
 	@scripts/generate-proto
 
-docs: setup ## Generates the reference pages
+docs: setup ## Generates the reference pages and the rules for Prometheus
 	@$(BIN)/python scripts/generate-docs
+	@$(BIN)/python scripts/generate-deploy
 
 bench: setup ## What the agent costs, and how much the analysis takes
 	@OMP_NUM_THREADS=1 $(BIN)/python tests/bench/agent_overhead.py

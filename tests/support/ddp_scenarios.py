@@ -426,6 +426,22 @@ def until_told(name: str, endpoint: str, folder: Path) -> dict[str, float]:
     return {"longest_step_seconds": longest, "steps": step}
 
 
+def stalls_when_told(name: str, endpoint: str, folder: Path) -> None:
+    """Trains until the file `stop` appears; while the file `stall` is there, rank 1 gets no batch and all wait for it."""
+    training = Training(name, endpoint)
+    step, stopping = 0, False
+    while not stopping:
+        while training.rank == 1 and (folder / "stall").exists():
+            time.sleep(0.02)
+        training.finish_step(training.forward_backward(step))
+        step += 1
+        time.sleep(0.01)
+        told = torch.tensor([float((folder / "stop").exists())])
+        dist.all_reduce(told)
+        stopping = bool(told > 0)
+    training.agent.close()
+
+
 def main(folder: Path, endpoint: str, names: list[str]) -> None:
     """Runs the scenarios one after another in one process group."""
     torch.set_num_threads(1)

@@ -48,11 +48,21 @@ class Client:
         """POST with an empty body."""
         return self.request("POST", path)
 
-    def request(self, method: str, path: str, headers: dict[str, str] | None = None) -> Answer:
+    def send(self, path: str, value: Any) -> Answer:
+        """POST JSON."""
+        return self.request("POST", path, {"content-type": "application/json"}, json.dumps(value).encode())
+
+    def delete(self, path: str) -> Answer:
+        """DELETE."""
+        return self.request("DELETE", path)
+
+    def request(
+        self, method: str, path: str, headers: dict[str, str] | None = None, body: bytes | None = None
+    ) -> Answer:
         """Any request."""
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=20)
         try:
-            connection.request(method, path, headers=headers or {})
+            connection.request(method, path, body=body, headers=headers or {})
             answer = connection.getresponse()
             names = {name.lower(): value for name, value in answer.getheaders()}
             return Answer(answer.status, names, answer.read())

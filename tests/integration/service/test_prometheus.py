@@ -2,57 +2,22 @@
 
 from __future__ import annotations
 
-import json
 import math
 import shutil
-import socket
 import subprocess
-import urllib.parse
-import urllib.request
 
 import pytest
 
+from support.monitoring import Prometheus
 from support.rank import steps
 from support.waiting import wait_until
-
-
-def free_port() -> int:
-    """A port that nobody uses now."""
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return one.getsockname()[1]
 
 
 @pytest.fixture
 def query(service, tmp_path):
     """Ask a Prometheus that scrapes the service each second; returns labels and value of each series."""
-    if shutil.which("prometheus") is None:
-        pytest.skip("prometheus is not installed: apt-get install prometheus")
-    port = free_port()
-    config = tmp_path / "prometheus.yml"
-    config.write_text(
-        "global: {scrape_interval: 1s}\n"
-        "scrape_configs:\n"
-        "  - job_name: stallwatch\n"
-        f"    static_configs: [{{targets: ['127.0.0.1:{service.http_port}']}}]\n"
-    )
-    command = ["prometheus", f"--config.file={config}", f"--storage.tsdb.path={tmp_path / 'data'}"]
-    command += [f"--web.listen-address=127.0.0.1:{port}"]
-    with (tmp_path / "log").open("wb") as log:
-        process = subprocess.Popen(command, stdout=log, stderr=log)
-
-    def ask(expression: str) -> list[tuple[dict[str, str], float]]:
-        address = f"http://127.0.0.1:{port}/api/v1/query?query={urllib.parse.quote(expression)}"
-        try:
-            with urllib.request.urlopen(address, timeout=5) as answer:
-                result = json.load(answer)["data"]["result"]
-        except OSError:
-            return []
-        return [(one["metric"], float(one["value"][1])) for one in result]
-
-    yield ask
-    process.terminate()
-    process.wait(20)
+    with Prometheus(tmp_path / "prometheus", service.http_port) as prometheus:
+        yield prometheus.query
 
 
 @pytest.mark.timeout(120)
@@ -84,3 +49,16 @@ def test_promtool_finds_nothing_to_say_about_live_metrics(service, attach):
         ["promtool", "check", "metrics"], input=text, capture_output=True, text=True, check=False
     )
     assert (checked.returncode, checked.stdout, checked.stderr) == (0, "", "")
+
+
+@pytest.mark.timeout(120)
+def test_a_finished_run_leaves_no_series_behind(service, attach, run):
+    """One lifetime after its end; here that is five seconds."""
+    rank = attach()
+    block = steps(0, 20)
+    block.loss_sum[15] = math.nan
+    rank.send(block)
+    wait_until("its series", lambda: f'run="{run}"' in service.fetch("/metrics")[1])
+    wait_until("its finding", lambda: service.metric("stallwatch_finding_info", run=run))
+    rank.finish()
+    wait_until("their end", lambda: f'"{run}' not in service.fetch("/metrics")[1], 30)

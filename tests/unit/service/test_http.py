@@ -11,6 +11,7 @@ from dataclasses import replace
 
 import pytest
 
+from stallwatch.detector.alerts.statistics import AlertStatistics
 from stallwatch.detector.core.findings import Finding
 from stallwatch.detector.core.verdicts import Cause
 from stallwatch.detector.core.views import Forecast, PhaseHistogram
@@ -20,7 +21,7 @@ from stallwatch.detector.http.app import create_app
 from stallwatch.detector.http.catalogue import METRICS
 from stallwatch.detector.http.collector import Exposed
 from stallwatch.detector.ingest.statistics import IngestStatistics
-from stallwatch.detector.service.counters import own_samples
+from stallwatch.detector.service.counters import SnapshotCounts, alert_samples, own_samples, snapshot_samples
 from support.analyzer_inputs import a_run
 from support.http_server import serving
 
@@ -136,12 +137,17 @@ def model() -> Model:
 def client(model):
     """A client of the application."""
     shown = PollResult("g", model.seen, model.analysis.ranks(), model.all, (), (), 3, 0, 1000, 0.01, 5.0)
-    own = tuple(own_samples(IngestStatistics(), 1, 0))
+    own = (
+        *own_samples(IngestStatistics(), 1, 0),
+        *snapshot_samples(SnapshotCounts(3, 0), [shown]),
+        *alert_samples(AlertStatistics(), 1, 1, 1, 1),
+    )
+    exposed = Exposed([shown], own, {f"{RUN}#plateau#1": NASTY}, frozenset({f"{RUN}#plateau#1"}))
 
     async def problems():
         return []
 
-    with serving(create_app(model, lambda: Exposed([shown], own), problems)) as client:
+    with serving(create_app(model, lambda: exposed, problems)) as client:
         yield client
 
 

@@ -54,10 +54,32 @@ class Server:
         findings: list[dict[str, Any]] = self._get(path)["findings"]
         return findings
 
+    def silences(self) -> list[dict[str, Any]]:
+        """The silences that hold, the latest first."""
+        silences: list[dict[str, Any]] = self._get("/api/v1/silences")["silences"]
+        return silences
+
+    def silence(self, fields: dict[str, Any]) -> dict[str, Any]:
+        """Begin a silence."""
+        answer: dict[str, Any] = self._ask("POST", "/api/v1/silences", fields)
+        return answer
+
+    def unsilence(self, identity: str) -> None:
+        """End a silence; `UsageError` when there is none of this id."""
+        self._ask("DELETE", f"/api/v1/silences/{quote(identity, safe='')}")
+
     def _get(self, path: str) -> Any:
+        return self._ask("GET", path)
+
+    def _ask(self, method: str, path: str, body: Any = None) -> Any:
+        request = urllib.request.Request(self.url + path, method=method)  # noqa: S310  checked above
+        if body is not None:
+            request.data = json.dumps(body).encode()
+            request.add_header("content-type", "application/json")
         try:
-            with urllib.request.urlopen(self.url + path, timeout=TIMEOUT_SECONDS) as answer:  # noqa: S310  checked above
-                return json.load(answer)
+            with urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS) as answer:  # noqa: S310  checked above
+                data = answer.read()
+                return json.loads(data) if data else None
         except urllib.error.HTTPError as error:
             raise UsageError(_said(error)) from None
         except (OSError, ValueError) as error:

@@ -33,6 +33,16 @@ def serve(
             help="Head of an existing Ray cluster to run the analyzers on.  [default: RAY_ADDRESS, else an embedded Ray]",
         ),
     ] = None,
+    external_url: Annotated[
+        str | None,
+        typer.Option(
+            metavar="URL",
+            help="Where people reach the detector, for links in alerts.  [default: http://localhost:9847]",
+        ),
+    ] = None,
+    grafana_url: Annotated[
+        str | None, typer.Option(metavar="URL", help="Where people reach Grafana, for links to dashboards.")
+    ] = None,
     config: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="Settings as TOML; arguments and environment win over it."),
@@ -71,6 +81,8 @@ def serve(
         "record": record,
         "max_runs": max_runs,
         "snapshot_seconds": snapshot_seconds,
+        "external_url": external_url,
+        "grafana_url": grafana_url,
         "finished_run_seconds": finished_run_seconds,
     }
     run_service(load(arguments, config))

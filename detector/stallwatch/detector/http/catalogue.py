@@ -27,7 +27,7 @@ METRICS = _catalogue(
     Metric(
         "stallwatch_run_state",
         "gauge",
-        "1 for the state that the run is in, 0 for the others.",
+        "1 for the state that the run is in; it has no series for its other states.",
         ("run", "state"),
     ),
     Metric("stallwatch_run_info", "gauge", "Always 1; what the run is, in labels.", ("run", *INFO_LABELS)),
@@ -90,6 +90,19 @@ METRICS = _catalogue(
         "stallwatch_finding_active",
         "gauge",
         "1 while a finding of this kind is firing; absent otherwise.",
+        ("run", "kind", "severity"),
+    ),
+    Metric(
+        "stallwatch_finding_info",
+        "gauge",
+        "1 while a finding is firing, with its sentence in a label; the sentence is renewed at most after 5 minutes, "
+        "then after twice as long each time.",
+        ("run", "kind", "severity", "id", "reason"),
+    ),
+    Metric(
+        "stallwatch_finding_silenced",
+        "gauge",
+        "1 while a finding of this kind is firing and a silence says not to alert; absent otherwise.",
         ("run", "kind", "severity"),
     ),
     Metric("stallwatch_findings_total", "counter", "Findings ever opened, by kind.", ("run", "kind")),
@@ -164,16 +177,62 @@ METRICS = _catalogue(
         "Inputs that the analysis failed on: each is a bug, logged by the analyzer.",
     ),
     Metric("stallwatch_analyzer_busy_seconds_total", "counter", "Time that analyzers spent on inputs."),
+    Metric("stallwatch_analyzer_snapshots_total", "counter", "Snapshots of runs saved."),
     Metric(
-        "stallwatch_analyzer_snapshots_total", "counter", "Snapshots saved since the analyzer started.", _RUN
+        "stallwatch_analyzer_snapshot_failures_total", "counter", "Snapshots of runs that could not be saved."
     ),
     Metric(
-        "stallwatch_analyzer_snapshot_failures_total",
+        "stallwatch_analyzer_snapshot_bytes",
+        "gauge",
+        "Size of the last snapshots of the watched runs, together.",
+    ),
+    Metric(
+        "stallwatch_analyzer_snapshot_seconds",
+        "gauge",
+        "Duration of the slowest of the watched runs' last snapshots.",
+    ),
+    Metric(
+        "stallwatch_alerts_firing",
+        "gauge",
+        "Alerts that the service holds to be firing, silenced ones included.",
+    ),
+    Metric("stallwatch_alerts_silenced", "gauge", "Alerts that are firing and silenced."),
+    Metric(
+        "stallwatch_alert_events_total",
         "counter",
-        "Snapshots that could not be saved since the analyzer started.",
-        _RUN,
+        "Alerts that began to fire, or were resolved, each counted once.",
+        ("status",),
     ),
-    Metric("stallwatch_analyzer_snapshot_bytes", "gauge", "Size of the last snapshot.", _RUN),
-    Metric("stallwatch_analyzer_snapshot_seconds", "gauge", "Duration of the last snapshot.", _RUN),
+    Metric(
+        "stallwatch_alertmanager_sends_total",
+        "counter",
+        "Requests that an Alertmanager took, by its index in the settings.",
+        ("receiver",),
+    ),
+    Metric(
+        "stallwatch_alertmanager_errors_total",
+        "counter",
+        "Requests to an Alertmanager that failed, by its index in the settings.",
+        ("receiver",),
+    ),
+    Metric(
+        "stallwatch_webhook_sends_total",
+        "counter",
+        "Events that a webhook took, by its index in the settings.",
+        ("receiver",),
+    ),
+    Metric(
+        "stallwatch_webhook_errors_total",
+        "counter",
+        "Requests to a webhook that failed, by its index in the settings; they are tried again.",
+        ("receiver",),
+    ),
+    Metric(
+        "stallwatch_webhook_dead_letters_total",
+        "counter",
+        "Events given up: refused by the webhook, too old, or pushed out by later ones.",
+        ("receiver",),
+    ),
+    Metric("stallwatch_scrape_seconds", "gauge", "How long the last answer to a scrape took to make."),
     Metric("stallwatch_build_info", "gauge", "Always 1; the version, in a label.", ("version",)),
 )

@@ -13,8 +13,11 @@ from prometheus_client.core import (
 )
 from prometheus_client.metrics_core import Metric as Family
 
-from stallwatch.detector.core.views import STEP_SECONDS_BUCKETS, PhaseHistogram
+from stallwatch.detector.core.views import EXPOSED_BUCKETS, STEP_SECONDS_BUCKETS, PhaseHistogram
 from stallwatch.detector.http.catalogue import METRICS
+
+_EXPOSED = [*((str(bound), STEP_SECONDS_BUCKETS.index(bound)) for bound in EXPOSED_BUCKETS), ("+Inf", -1)]
+"""Bounds that are shown, and where their counts stand."""
 
 
 class Families:
@@ -31,22 +34,17 @@ class Families:
 
     def add_histogram(self, name: str, histogram: PhaseHistogram, *labels: str) -> None:
         """A whole histogram."""
-        bounds = [*(str(bound) for bound in STEP_SECONDS_BUCKETS), "+Inf"]
-        buckets = list(zip(bounds, accumulate(map(float, histogram.counts)), strict=True))
+        below = list(accumulate(map(float, histogram.counts)))
+        buckets = [(bound, below[index]) for bound, index in _EXPOSED]
         self._family(name).add_metric(labels, buckets, sum_value=histogram.total_seconds)  # type: ignore[attr-defined]
 
-    def add_summary(
-        self, name: str, quantiles: Mapping[float, float], whole: PhaseHistogram | None, *labels: str
-    ) -> None:
-        """Quantiles, and sum and count where they are known."""
+    def add_summary(self, name: str, quantiles: Mapping[float, float], *labels: str) -> None:
+        """Quantiles alone: sum and count of what they are of stand elsewhere."""
         family = self._family(name)
         names: Sequence[str] = METRICS[name].labels
         pairs = dict(zip(names, labels, strict=True))
         for quantile, value in sorted(quantiles.items()):
             family.add_sample(name, {**pairs, "quantile": str(quantile)}, value)
-        if whole is not None and quantiles:
-            family.add_sample(f"{name}_sum", pairs, whole.total_seconds)
-            family.add_sample(f"{name}_count", pairs, float(sum(whole.counts)))
 
     def __iter__(self) -> Iterator[Family]:
         return iter(self._families.values())

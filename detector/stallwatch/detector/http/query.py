@@ -84,6 +84,12 @@ def parse_window(parameters: QueryParams) -> Window:
     return Window(first, last, DEFAULT_POINTS if points is None else points)
 
 
+def parse_count(parameters: QueryParams, name: str, default: int, most: int) -> int:
+    """How many, from 1 on; `default` when not given."""
+    count = _integer(parameters, name, 1, most)
+    return default if count is None else count
+
+
 def check_parameters(parameters: QueryParams, allowed: tuple[str, ...]) -> None:
     """Refuse a parameter that would be ignored: it is a typing error more often than not."""
     for name in parameters:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
+from stallwatch.detector.alerts.model import FIRING, RESOLVED
+from stallwatch.detector.alerts.statistics import AlertStatistics
+from stallwatch.detector.engine.messages import PollResult
 from stallwatch.detector.http.collector import Sample
 from stallwatch.detector.ingest.statistics import PAYLOADS, REFUSALS, IngestStatistics
 from stallwatch.detector.version import VERSION
@@ -32,3 +36,48 @@ def own_samples(counts: IngestStatistics, runs: int, restarts: int) -> Iterator[
     yield "stallwatch_analyzer_failures_total", counts.failures, ()
     yield "stallwatch_analyzer_busy_seconds_total", counts.apply_seconds, ()
     yield "stallwatch_build_info", 1, (VERSION,)
+
+
+def alert_samples(
+    counts: AlertStatistics, firing: int, silenced: int, alertmanagers: int, webhooks: int
+) -> Iterator[Sample]:
+    """Those of alerts, for each receiver that is configured."""
+    yield "stallwatch_alerts_firing", firing, ()
+    yield "stallwatch_alerts_silenced", silenced, ()
+    for status in (FIRING, RESOLVED):
+        yield "stallwatch_alert_events_total", counts.events[status], (status,)
+    for name, counter, receivers in (
+        ("stallwatch_alertmanager_sends_total", counts.alertmanager_sends, alertmanagers),
+        ("stallwatch_alertmanager_errors_total", counts.alertmanager_errors, alertmanagers),
+        ("stallwatch_webhook_sends_total", counts.webhook_sends, webhooks),
+        ("stallwatch_webhook_errors_total", counts.webhook_errors, webhooks),
+        ("stallwatch_webhook_dead_letters_total", counts.dead_letters, webhooks),
+    ):
+        for index in range(receivers):
+            yield name, counter[index], (str(index),)
+
+
+def snapshot_samples(counts: SnapshotCounts, last: Sequence[PollResult]) -> Iterator[Sample]:
+    """Those of snapshots, over all runs."""
+    yield "stallwatch_analyzer_snapshots_total", counts.saved, ()
+    yield "stallwatch_analyzer_snapshot_failures_total", counts.failed, ()
+    yield "stallwatch_analyzer_snapshot_bytes", sum(each.snapshot_bytes for each in last), ()
+    yield (
+        "stallwatch_analyzer_snapshot_seconds",
+        max((each.snapshot_seconds for each in last), default=0.0),
+        (),
+    )
+
+
+@dataclass(slots=True)
+class SnapshotCounts:
+    """Snapshots of all runs, those of runs that are over included."""
+
+    saved: int = 0
+    failed: int = 0
+
+    def take(self, before: PollResult | None, now: PollResult) -> None:
+        """Count what has come since the poll before; another life of an analyzer counts from 0."""
+        same = before is not None and before.generation == now.generation
+        self.saved += now.snapshots - (before.snapshots if same and before else 0)
+        self.failed += now.snapshot_failures - (before.snapshot_failures if same and before else 0)

@@ -8,9 +8,14 @@ import logging
 import os
 import signal
 import sys
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from stallwatch.detector.alerts.center import AlertCenter
+from stallwatch.detector.alerts.naming import Links
+from stallwatch.detector.core.findings import Finding
+from stallwatch.detector.core.views import RunView
 from stallwatch.detector.engine import cluster
 from stallwatch.detector.engine.client import Analyzers
 from stallwatch.detector.engine.cluster import Cluster
@@ -18,11 +23,12 @@ from stallwatch.detector.engine.messages import AnalyzerSettings
 from stallwatch.detector.errors import StoreError, UsageError
 from stallwatch.detector.http.app import create_app
 from stallwatch.detector.http.collector import Exposed
+from stallwatch.detector.http.render import finding_json, plain
 from stallwatch.detector.http.server import HttpServer, bind
 from stallwatch.detector.ingest.gateway import Gateway, GatewayServer
 from stallwatch.detector.ingest.statistics import IngestStatistics
 from stallwatch.detector.service.analysis_settings import analysis_config
-from stallwatch.detector.service.counters import own_samples
+from stallwatch.detector.service.counters import alert_samples, own_samples, snapshot_samples
 from stallwatch.detector.service.runs import Runs
 from stallwatch.detector.service.settings import Settings
 from stallwatch.detector.store import Store, sqlite_url
@@ -87,19 +93,33 @@ async def _serve(settings: Settings) -> None:
         async def problems() -> list[str]:
             return await asyncio.to_thread(_problems, store, stopped.is_set())
 
-        def expose() -> Exposed:
-            shown = runs.shown()
-            return Exposed(shown, tuple(own_samples(statistics, len(shown), runs.restarts)))
+        def shown() -> Iterator[tuple[RunView, Sequence[Finding]]]:
+            return ((result.view, result.findings) for result in runs.shown())
 
-        http = HttpServer(create_app(runs, expose, problems))
+        links = Links(settings.external_url, settings.grafana_url)
+        alerts = AlertCenter(
+            store, settings.alerts, links, lambda finding: plain(finding_json(finding)), shown
+        )
+
+        def expose() -> Exposed:
+            watched = runs.shown()
+            own = (
+                *own_samples(statistics, len(watched), runs.restarts),
+                *snapshot_samples(runs.snapshots, watched),
+                *alert_samples(alerts.statistics, *alerts.counts()),
+            )
+            return Exposed(watched, own, alerts.sentences(), alerts.silenced())
+
+        http = HttpServer(create_app(runs, expose, problems, alerts=alerts))
         grpc_port = await gateway.start(settings.host, settings.grpc_port)
         await runs.start()
+        await alerts.start()
         await http.start(http_socket)
         addresses = Addresses(settings.host, grpc_port, http_socket.getsockname()[1])
         _announce(addresses, settings.data_dir, ray, store)
         try:
             await stopped.wait()
-            await _shut_down(runs, gateway, http, settings.shutdown_seconds)
+            await _shut_down(runs, gateway, http, alerts, settings.shutdown_seconds)
         finally:
             (settings.data_dir / SERVICE_FILE).unlink(missing_ok=True)
     finally:
@@ -108,9 +128,12 @@ async def _serve(settings: Settings) -> None:
         store.close()
 
 
-async def _shut_down(runs: Runs, gateway: GatewayServer, http: HttpServer, seconds: float) -> None:
+async def _shut_down(
+    runs: Runs, gateway: GatewayServer, http: HttpServer, alerts: AlertCenter, seconds: float
+) -> None:
     log.info("shutting down")
     await gateway.stop_accepting()
+    await alerts.stop()
     await runs.stop(seconds)
     await gateway.stop(STREAM_GRACE_SECONDS)
     await http.stop()

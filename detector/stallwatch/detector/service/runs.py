@@ -17,6 +17,7 @@ from stallwatch.detector.engine.messages import PollResult
 from stallwatch.detector.errors import AnalyzerLostError, StallwatchError, TooManyRunsError
 from stallwatch.detector.ingest.channel import RunChannel
 from stallwatch.detector.ingest.statistics import IngestStatistics
+from stallwatch.detector.service.counters import SnapshotCounts
 from stallwatch.detector.service.family import Families
 from stallwatch.detector.service.live_run import LiveRun
 from stallwatch.detector.service.settings import Settings
@@ -52,6 +53,7 @@ class Runs:
         self._closing = False
         self.restarts = 0
         """How often an analyzer was lost and had to be opened again."""
+        self.snapshots = SnapshotCounts()
         self.listeners: list[Listener] = []
         """Told of findings that changed."""
 
@@ -156,6 +158,7 @@ class Runs:
         def polled(result: PollResult) -> None:
             # A poll that was under way when the run was evicted must not bring it back.
             if run in self._live:
+                self.snapshots.take(self._shown.get(run), result)
                 self._shown[run] = result
 
         channel = RunChannel(client, self._statistics, changed, lambda reason: self._lost(run, reason))

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import platformdirs
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
@@ -14,6 +16,8 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
+from stallwatch.detector.alerts.naming import DEFAULT_EXTERNAL_URL
+from stallwatch.detector.alerts.settings import NO_OUTPUTS, AlertSettings, Webhook
 from stallwatch.detector.errors import UsageError
 from stallwatch.detector.service.analysis_settings import analysis_config
 
@@ -49,10 +53,23 @@ class Settings(BaseSettings):
     """How long a finished run stays in memory and in /metrics; after that it is read from the store."""
     silent_run_seconds: float = Field(86_400.0, ge=0)
     """The same for a run whose ranks have gone without a goodbye."""
+    external_url: str = DEFAULT_EXTERNAL_URL
+    """Where people reach the detector: the links in alerts lead there."""
+    grafana_url: str | None = None
+    """Where people reach Grafana, when there is one with Stallwatch's dashboards: links to dashboards lead there."""
+    alerts: AlertSettings = NO_OUTPUTS
+    """Where alerts are sent directly: a table in the file, JSON in the environment; see below."""
     analysis: dict[str, Any] = Field(default_factory=dict)
     """Settings of the analysis: a table in the file, JSON in the environment; see below."""
     shutdown_seconds: float = Field(10.0, ge=0)
     """At the end: how long to wait for what was received to be analyzed and saved."""
+
+    @field_validator("external_url", "grafana_url")
+    @classmethod
+    def _is_address(cls, url: str | None) -> str | None:
+        if url is not None and (urlsplit(url).scheme not in {"http", "https"} or not urlsplit(url).netloc):
+            raise ValueError("it must be an address like https://stallwatch.example.com")
+        return url
 
     @classmethod
     def settings_customise_sources(
@@ -82,10 +99,19 @@ def load(arguments: dict[str, Any], file: Path | None) -> Settings:
         first = error.errors()[0]
         name = ".".join(str(part) for part in first["loc"])
         if first["type"] == "extra_forbidden":
-            known = ", ".join(Settings.model_fields)
+            known = ", ".join(_fields(name))
             raise UsageError(f"there is no setting {name}: the settings are {known}") from None
-        raise UsageError(f"setting {name} is {first.get('input')!r}: {first['msg'].lower()}") from None
+        # What is set below `alerts` may be a secret.
+        what = name if name.startswith("alerts") else f"{name} is {first.get('input')!r}"
+        raise UsageError(f"setting {what}: {first['msg'].lower()}") from None
     except ValueError as error:
         raise UsageError(f"--config {file} is no TOML: {error}") from None
     analysis_config(settings.analysis)
     return settings
+
+
+def _fields(name: str) -> Iterable[str]:
+    """The settings among which `name` was looked for."""
+    if name.startswith("alerts.webhooks."):
+        return Webhook.model_fields
+    return AlertSettings.model_fields if name.startswith("alerts.") else Settings.model_fields

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -60,8 +61,10 @@ class Store:
         """Create the tables, or check that they are of this version."""
         try:
             with self._engine.begin() as connection:
-                if not inspect(connection).has_table(tables.schema.name):
-                    tables.metadata.create_all(connection)
+                is_new = not inspect(connection).has_table(tables.schema.name)
+                # Tables that came later are added to a store that lacks them; versions before leave them alone.
+                tables.metadata.create_all(connection)
+                if is_new:
                     connection.execute(insert(tables.schema).values(version=tables.SCHEMA_VERSION))
                 version = connection.execute(select(tables.schema.c.version)).scalar_one()
         except SQLAlchemyError as error:
@@ -144,6 +147,23 @@ class Store:
         columns = tables.findings.c
         query = select(columns.body).where(columns.run == run).order_by(columns.opened_at, columns.id)
         return [decode_finding(row.body) for row in self._rows(query)]
+
+    @contextmanager
+    def transaction(self) -> Iterator[Connection]:
+        """One transaction; `StoreError` when it cannot be written."""
+        try:
+            with self._engine.begin() as connection:
+                yield connection
+        except SQLAlchemyError as error:
+            raise StoreError(f"cannot write to {self.shown_url}: {_first_line(error)}") from error
+
+    def rows(self, query: Any) -> list[Any]:
+        """What a query finds; `StoreError` when it cannot be read."""
+        return self._rows(query)
+
+    def upsert(self, connection: Connection, table: Any, key: dict[str, Any], values: dict[str, Any]) -> None:
+        """Add a row, or change the one that has this key."""
+        self._upsert(connection, table, key, values)
 
     def check(self) -> None:
         """Raise `StoreError` unless the store can be read and written now."""

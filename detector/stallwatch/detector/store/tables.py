@@ -61,3 +61,43 @@ findings = Table(
     Column("resolved_at", Double, nullable=True),
     Column("body", LargeBinary, nullable=False),
 )
+
+# One row for each finding that people were, or would have been, told of.
+alerts = Table(
+    "stallwatch_alerts",
+    metadata,
+    Column("id", String(256), primary_key=True),
+    Column("run", String(128), nullable=False, index=True),
+    Column("kind", String(64), nullable=False),
+    Column("started_at", Double, nullable=False, index=True),
+    # NULL while it fires.
+    Column("ended_at", Double, nullable=True, index=True),
+    Column("told", Boolean, nullable=False),
+    Column("finding", LargeBinary, nullable=False),
+)
+
+alert_events = Table(
+    "stallwatch_alert_events",
+    metadata,
+    Column("id", String(64), primary_key=True),
+    Column("finding_id", String(256), nullable=False, index=True),
+    Column("status", String(16), nullable=False),
+    Column("at", Double, nullable=False, index=True),
+    Column("started_at", Double, nullable=False),
+    Column("ended_at", Double, nullable=True),
+    Column("finding", LargeBinary, nullable=False),
+    Column("run_summary", LargeBinary, nullable=False),
+    # Webhooks that have not been told: indices with commas between them; empty when all have.
+    Column("pending", String(256), nullable=False, index=True),
+)
+
+silences = Table(
+    "stallwatch_silences",
+    metadata,
+    Column("id", String(64), primary_key=True),
+    Column("run", String(256), nullable=True),
+    Column("kind", String(64), nullable=True),
+    Column("comment", String(1024), nullable=False),
+    Column("created_at", Double, nullable=False),
+    Column("expires_at", Double, nullable=False, index=True),
+)
