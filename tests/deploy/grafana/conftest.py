@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 import shutil
 from collections.abc import Iterator
@@ -23,6 +24,9 @@ TOLD = "team/told:1"
 BYPASS_FROM, STEPS = 120, 260
 LEARNS_UNTIL, TOLD_STEPS, BEHIND, BLOCK = 200, 1500, 100, 50
 NAMESPACE = "ml"
+NOBODY = "http://127.0.0.1:9"
+ALERTS = {"alertmanagers": [NOBODY], "webhooks": [{"url": NOBODY}]}
+"""Receivers that are not there: their series are."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +43,7 @@ def observed(tmp_path_factory) -> Iterator[Observed]:
     if shutil.which("prometheus") is None:
         pytest.skip("prometheus is not installed: apt-get install prometheus")
     folder = tmp_path_factory.mktemp("grafana")
-    with Service(folder / "service") as service:
+    with Service(folder / "service", environment={"STALLWATCH_ALERTS": json.dumps(ALERTS)}) as service:
         target = f"127.0.0.1:{service.http_port}"
         pods = [
             {"targets": [target], "labels": {"namespace": NAMESPACE, "pod": f"detector-{number}"}}

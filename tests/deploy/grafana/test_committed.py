@@ -17,8 +17,8 @@ PROVISIONING = ROOT / "deploy" / "grafana" / "provisioning"
 
 
 def test_regeneration_is_clean():
-    """`scripts/generate-dashboards --check` has nothing to say, and exactly the dashboards are there."""
-    command = [sys.executable, str(ROOT / "scripts" / "generate-dashboards"), "--check"]
+    """`scripts/generate-deploy --check` has nothing to say, and exactly the dashboards are there."""
+    command = [sys.executable, str(ROOT / "scripts" / "generate-deploy"), "--check"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
     for folder in ("deploy/grafana/dashboards", "helm/stallwatch/files/dashboards"):

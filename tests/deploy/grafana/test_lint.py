@@ -22,6 +22,7 @@ SHOWN_AS_TOTALS = {
     "stallwatch_analyzer_restarts_total",
     "stallwatch_analyzer_failures_total",
     "stallwatch_analyzer_snapshot_failures_total",
+    "stallwatch_webhook_dead_letters_total",
 }
 """Counters without a rate, and why."""
 BOTH = pytest.mark.parametrize("board", BOARDS)

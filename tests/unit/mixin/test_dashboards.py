@@ -12,7 +12,7 @@ from stallwatch.detector.core.verdicts import Severity
 from stallwatch.detector.core.views import RUN_STATES
 from stallwatch.detector.core.vocabulary import VOCABULARY
 from stallwatch.detector.errors import UsageError
-from stallwatch.detector.mixin.grafana import DETECTOR_URL, dashboards_of, file_text
+from stallwatch.detector.mixin.grafana import dashboards_of, file_text
 from stallwatch.detector.mixin.grafana.fields import FIRING, SEVERITY_COLORS, STATE_COLORS, STATES
 from stallwatch.detector.mixin.grafana.panels import arrange, row
 from stallwatch.detector.mixin.grafana.promql import SEVERITIES, Scope, series_labels
@@ -103,8 +103,7 @@ def test_links_to_the_detector_begin_with_its_address(monkeypatch):
         variables = json.loads(dashboards("stallwatch-run", *arguments).stdout)["templating"]["list"]
         return next(variable["query"] for variable in variables if variable["name"] == "detector")
 
-    assert f"http://localhost:{Settings.model_fields['http_port'].default}" == DETECTOR_URL
-    assert address() == DETECTOR_URL
+    assert address() == Settings.model_fields["external_url"].default
     assert address("--external-url", "https://stallwatch.example.com/") == "https://stallwatch.example.com"
     monkeypatch.setenv("STALLWATCH_EXTERNAL_URL", "https://other.example.com")
     assert address() == "https://other.example.com"

@@ -7,8 +7,9 @@ from typing import Annotated
 
 import typer
 
+from stallwatch.detector.alerts.naming import DEFAULT_EXTERNAL_URL
 from stallwatch.detector.errors import UsageError
-from stallwatch.detector.mixin.grafana import DETECTOR_URL, dashboards_of, file_text
+from stallwatch.detector.mixin.grafana import dashboards_of, file_text
 
 
 def dashboards(
@@ -25,7 +26,7 @@ def dashboards(
             envvar="STALLWATCH_EXTERNAL_URL",
             help="Where people reach the detector: links to its page begin with it.",
         ),
-    ] = DETECTOR_URL,
+    ] = DEFAULT_EXTERNAL_URL,
 ) -> None:
     """Print the Grafana dashboards as JSON, or write them into a folder for provisioning.
 

@@ -8,17 +8,17 @@ from __future__ import annotations
 
 import json
 
+from stallwatch.detector.alerts.naming import DEFAULT_EXTERNAL_URL
 from stallwatch.detector.mixin.grafana.fields import Json
-from stallwatch.detector.mixin.grafana.frame import DETECTOR_URL
 from stallwatch.detector.mixin.grafana.overview import UID as OVERVIEW
 from stallwatch.detector.mixin.grafana.overview import overview
 from stallwatch.detector.mixin.grafana.run import UID as RUN
 from stallwatch.detector.mixin.grafana.run import run
 
-__all__ = ["DETECTOR_URL", "OVERVIEW", "RUN", "dashboards_of", "file_text"]
+__all__ = ["OVERVIEW", "RUN", "dashboards_of", "file_text"]
 
 
-def dashboards_of(detector_url: str = DETECTOR_URL) -> dict[str, Json]:
+def dashboards_of(detector_url: str = DEFAULT_EXTERNAL_URL) -> dict[str, Json]:
     """All dashboards by their uid; their links lead to the detector's page at `detector_url`."""
     url = detector_url.rstrip("/")
     return {OVERVIEW: overview(url), RUN: run(url)}

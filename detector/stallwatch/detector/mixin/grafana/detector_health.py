@@ -149,4 +149,34 @@ def health_panels(runs: Scope) -> list[Json]:
                 }
             ],
         ),
+        graph(
+            "Alerts",
+            "Findings that are firing as alerts, and those of them that a silence keeps quiet.",
+            query(summed(runs.select("stallwatch_alerts_firing")), f"{_ONE} firing"),
+            query(summed(runs.select("stallwatch_alerts_silenced")), f"{_ONE} silenced"),
+            unit="short",
+            defaults={"min": 0, "decimals": 0},
+        ),
+        graph(
+            "Alerts sent directly",
+            "Requests a second to each Alertmanager and webhook of the settings, by its place there, and how many failed. Dead letters are "
+            "events given up, since the detector started: somebody was not told.",
+            *(
+                query(
+                    f"sum by (receiver) ({runs.rate(f'stallwatch_{name}_total')})", f"{text} {{{{receiver}}}}"
+                )
+                for name, text in (
+                    ("alertmanager_sends", "to Alertmanager"),
+                    ("alertmanager_errors", "failed: Alertmanager"),
+                    ("webhook_sends", "to webhook"),
+                    ("webhook_errors", "failed: webhook"),
+                )
+            ),
+            query(
+                f"sum by (receiver) ({runs.select('stallwatch_webhook_dead_letters_total')})",
+                "dead letters: webhook {{receiver}}",
+            ),
+            unit="cps",
+            defaults={"min": 0, "noValue": "none are configured"},
+        ),
     ]

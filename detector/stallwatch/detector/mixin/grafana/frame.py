@@ -7,8 +7,6 @@ from collections.abc import Sequence
 from stallwatch.detector.mixin.grafana.fields import Json
 from stallwatch.detector.mixin.grafana.panels import DATASOURCE, arrange
 
-DETECTOR_URL = "http://localhost:9847"
-"""Where people reach the detector when nobody says otherwise."""
 SCHEMA_VERSION = 41
 """Of Grafana 11.6, the newest that Grafana's own generators write; every newer Grafana migrates it when it loads it."""
 TAG = "stallwatch"

@@ -92,6 +92,7 @@ def _now() -> list[Json]:
             "what to do. GPU-hours are the time of all ranks since the finding's onset, not since it was called.",
             query(RUNS.severity(), table=True),
             query(f"{stalled} / 3600 and on (namespace, run, kind) {firing}", table=True),
+            query(RUNS.latest("stallwatch_finding_info", "kind", "reason"), table=True),
             columns=[
                 ("run", {"displayName": "Run", "links": run_link(_ROW_RUN)}),
                 ("namespace", {"displayName": "Namespace"}),
@@ -100,11 +101,15 @@ def _now() -> list[Json]:
                     "Value #A",
                     {"displayName": "Severity", "mappings": FIRING, "custom.cellOptions": color_background()},
                 ),
-                ("Value #B", {"displayName": "Stalled", "unit": "suffix:GPU-h", "decimals": 2}),
+                (
+                    "Value #B",
+                    {"displayName": "Stalled", "unit": "suffix:GPU-h", "decimals": 2, "noValue": "0"},
+                ),
+                ("reason", {"displayName": "Reason"}),
             ],
+            hidden=("Value #C",),
             sort=("Severity", True),
-            size=(14, 9),
-            defaults={"noValue": "0"},
+            size=(16, 9),
         ),
         bars(
             "Most GPU-hours stalled",
@@ -112,7 +117,7 @@ def _now() -> list[Json]:
             "Time under two findings counts for both, so the bars must not be added.",
             query(f"topk({WORST}, {stalled} / 3600)", "{{run}}: {{kind}}", instant=True),
             unit="suffix:GPU-h",
-            size=(10, 9),
+            size=(8, 9),
             defaults={"decimals": 2, "links": run_link("__field.labels.run"), "noValue": "none"},
         ),
         table(

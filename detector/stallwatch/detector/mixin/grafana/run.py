@@ -165,6 +165,7 @@ def _findings() -> list[Json]:
             query(f"{RUN.severity()} or 0 * {opened}", table=True),
             query(opened, table=True),
             query(f"{over_range('stallwatch_stalled_gpu_seconds_total')} / 3600", table=True),
+            query(RUN.latest("stallwatch_finding_info", "kind", "reason"), table=True),
             columns=[
                 ("kind", {"displayName": "Finding", "links": runbook_link("__data.fields.kind")}),
                 (
@@ -173,16 +174,18 @@ def _findings() -> list[Json]:
                 ),
                 ("Value #B", {"displayName": "Opened", "unit": "short"}),
                 ("Value #C", {"displayName": "Stalled", "unit": "suffix:GPU-h", "decimals": 2}),
+                ("reason", {"displayName": "Reason"}),
             ],
-            hidden=("namespace", "run"),
+            hidden=("namespace", "run", "Value #D"),
             sort=("Firing", True),
-            size=(12, 8),
+            size=(14, 8),
         ),
         graph(
             "GPU-hours stalled",
             "By kind of finding, since the run began. Time under two findings counts for both.",
             query(f"{RUN.latest('stallwatch_stalled_gpu_seconds_total', 'kind')} / 3600", "{{kind}}"),
             unit="suffix:GPU-h",
+            size=(10, 8),
             defaults={"min": 0, "decimals": 2},
         ),
     ]
