@@ -30,10 +30,11 @@ docs: setup ## Generates the reference pages and the rules for Prometheus
 	@$(BIN)/python scripts/generate-docs
 	@$(BIN)/python scripts/generate-deploy
 
-bench: setup ## What the agent costs, and how much the analysis takes
+bench: setup ## What the agent costs, how much the analysis takes, and a scrape
 	@OMP_NUM_THREADS=1 $(BIN)/python tests/bench/agent_overhead.py
 	@$(BIN)/python tests/bench/analysis_throughput.py
 	@$(BIN)/python tests/bench/analyze_csv.py
+	@$(BIN)/python tests/bench/metrics_scrape.py
 
 bench-verdicts: setup ## Scores plateau verdicts on synthetic curves, and on real ones with CURVES=DIR
 	@$(BIN)/python tests/bench/verdicts.py $(if $(CURVES),--curves $(CURVES)) --out build/verdicts $(ARGS)

@@ -5,10 +5,13 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
+import pytest
 from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.exposition import choose_encoder
 
 from stallwatch.detector.alerts.sentences import FIRST_HOLD_SECONDS, SteadySentences
 from stallwatch.detector.http.collector import Exposed, StallwatchCollector
+from stallwatch.detector.http.exposition import encode
 from support.shown_runs import finding, full_run
 
 MOST_SERIES = 60
@@ -42,6 +45,31 @@ def test_a_further_kind_of_finding_is_four_series_while_it_fires():
 def test_a_run_that_is_not_shown_leaves_no_series():
     """Nothing is remembered from the scrape before."""
     assert [line for line in series(Exposed([], ())) if "run=" in line] == []
+
+
+@pytest.mark.parametrize(
+    "accept",
+    [
+        "",
+        "text/plain;version=0.0.4",
+        "text/plain;version=1.0.0;escaping=underscores",
+        "application/openmetrics-text;version=1.0.0",
+        "application/openmetrics-text;version=1.0.0;escaping=allow-utf-8",
+    ],
+)
+def test_a_scrape_is_what_the_client_library_would_write(accept):
+    """Byte for byte, with values that have to be escaped, and numbers of every size."""
+    result = full_run(RUN, ("straggler", "plateau"))
+    nasty = {result.view.findings[0].id: 'A "quote", a \\ and a\nline; \u00e4.'}
+    info = {"model": "", "optimizer": 'a"b\\'}
+    view = replace(
+        result.view, learning_rate=1e-12, steps_received=10**12, gradient_norm_local=math.inf, info=info
+    )
+    collector = StallwatchCollector(lambda: Exposed([replace(result, view=view)], (), nasty))
+    registry = CollectorRegistry()
+    registry.register(collector)
+    encoder, content_type = choose_encoder(accept)
+    assert encode(collector.collect(), accept) == (encoder(registry), content_type)
 
 
 def test_a_sentence_that_changes_at_every_look_is_a_few_series_a_day():

@@ -75,6 +75,7 @@ class AlertCenter:
             for index, webhook in enumerate(settings.webhooks)
         ]
         self._tasks: set[asyncio.Task[None]] = set()
+        self._writes: set[asyncio.Task[None]] = set()
 
     async def start(self) -> None:
         """Go on where the service before ended."""
@@ -98,6 +99,8 @@ class AlertCenter:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        # Who has been told must be known to the service that comes next.
+        await asyncio.gather(*self._writes)
         await self._save()
         await self._client.aclose()
 
@@ -200,7 +203,7 @@ class AlertCenter:
         if event.id in self._unsaved_events:
             self._unsaved_events[event.id] = left
         else:
-            self._spawn(self._remember(left))
+            self._spawn(self._remember(left), self._writes)
 
     async def _remember(self, event: Event) -> None:
         try:
@@ -220,7 +223,8 @@ class AlertCenter:
         for push in self._pushes:
             push.wake()
 
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+    def _spawn(self, work: Coroutine[Any, Any, None], among: set[asyncio.Task[None]] | None = None) -> None:
+        tasks = self._tasks if among is None else among
         task = asyncio.create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        tasks.add(task)
+        task.add_done_callback(tasks.discard)

@@ -5,8 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Awaitable, Callable
 
-from prometheus_client import CollectorRegistry
-from prometheus_client.exposition import choose_encoder
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
@@ -19,6 +17,7 @@ from stallwatch.detector.errors import AnalyzerLostError, StoreError
 from stallwatch.detector.http.alerts import AlertModel, alert_routes
 from stallwatch.detector.http.api import RUNS_PATH, Api, ReadModel, error_response
 from stallwatch.detector.http.collector import Exposed, StallwatchCollector
+from stallwatch.detector.http.exposition import encode
 from stallwatch.detector.http.page import render_page
 from stallwatch.detector.http.query import QueryError
 
@@ -34,18 +33,15 @@ def create_app(
     alerts: AlertModel | None = None,
 ) -> Starlette:
     """The application; `problems` says what keeps the service from being ready."""
-    registry = CollectorRegistry()
     collector = StallwatchCollector(expose)
-    registry.register(collector)
     api = Api(model)
 
     async def page(_request: Request) -> Response:
         return HTMLResponse(render_page(await model.views(), time.time()))
 
     async def metrics(request: Request) -> Response:
-        encode, content_type = choose_encoder(request.headers.get("accept", ""))
         started = time.perf_counter()
-        body = encode(registry)
+        body, content_type = encode(collector.collect(), request.headers.get("accept", ""))
         collector.seconds = time.perf_counter() - started
         return Response(body, headers={"content-type": content_type})
 
