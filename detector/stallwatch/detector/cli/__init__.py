@@ -19,6 +19,7 @@ COMMANDS = {
     "analyze": "Say of training logs whether the runs still learned.",
     "silence": "Keep alerts about a run or a kind of finding quiet for a while.",
     "rules": "Print the alerting and recording rules for Prometheus.",
+    "dashboards": "Print or write the Grafana dashboards.",
     "doctor": "Check this machine and a detector, and say what to fix.",
     "demo": "Train a small model, break it in three ways, and show what Stallwatch says.",
 }

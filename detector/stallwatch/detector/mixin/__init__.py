@@ -1,1 +1,1 @@
-"""Rules for Prometheus as code, made from the vocabulary of findings and the catalogue of metrics."""
+"""What other tools need to know of Stallwatch, generated from its catalogue of metrics and its vocabulary of findings."""
