@@ -1,7 +1,7 @@
 # `make demo` and `make test` set themselves up from nothing; everything else is for those who work on Stallwatch.
 BIN := .venv/bin
 
-.PHONY: help setup demo test check format proto docs bench bench-verdicts bench-faults bench-diagnosis clean
+.PHONY: help setup demo test check format proto docs site bench bench-verdicts bench-faults bench-diagnosis clean
 
 help: ## Lists the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
@@ -28,6 +28,9 @@ proto: setup ## Generates the Python code of the wire
 
 docs: setup ## Generates the reference pages
 	@$(BIN)/python scripts/generate-docs
+
+site: setup ## Builds the documentation site into build/site
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet && echo "build/site/index.html"
 
 bench: setup ## What the agent costs, and how much the analysis takes
 	@OMP_NUM_THREADS=1 $(BIN)/python tests/bench/agent_overhead.py

@@ -4,7 +4,7 @@
 
 Prints the confusion matrix, how often the true cause comes first and among the first three, and how far confidences can be
 believed. A scenario counts by the latest verdict about its loss (`plateau`, `slow_convergence`, `oscillation`,
-`divergence`): by its causes as they were when it was called, and as they were last. Where no such verdict was given, a
+`divergence`, a `non_finite` with a cause): by its causes as they were when it was called, and as they were last. Where no such verdict was given, a
 finding of the cause itself counts as an answer. With `--cache DIR` the recorded telemetry is kept, so that a change of
 the analysis is scored without training anew.
 """
@@ -33,6 +33,7 @@ from stallwatch.detector.signals.vitals import VitalsSignal
 
 BENIGN = frozenset({"noise_floor", "capacity_limit"})
 SILENT = "no verdict"
+HELD_OUT = "heldout"
 _SEVERE = ("warning", "critical")
 
 
@@ -113,7 +114,7 @@ def run(scenario: Scenario, seed: int, cache: Path | None) -> Score:
 def score(scenario: Scenario, seed: int, history: Iterable[Finding]) -> Score:
     """What was said."""
     changes = list(history)
-    judged = [each for each in changes if each.kind in DIAGNOSED and each.status == "firing"]
+    judged = [each for each in changes if _is_verdict(each) and each.status == "firing"]
     alone = tuple(dict.fromkeys(each.kind for each in changes if each.kind in STANDALONE_CHECKS))
     if not judged:
         return Score(scenario.name, scenario.cause, seed, "", -1, (), (), alone, scenario.also)
@@ -131,6 +132,11 @@ def score(scenario: Scenario, seed: int, history: Iterable[Finding]) -> Score:
         scenario.also,
         tuple(str(text) for name in ("cause_1_evidence", "cause_2_evidence") for text in _texts(last, name)),
     )
+
+
+def _is_verdict(finding: Finding) -> bool:
+    """Whether causes are given to it; a NaN has some only where something led to it."""
+    return finding.kind in DIAGNOSED or (finding.kind == "non_finite" and bool(finding.causes))
 
 
 def _kinds(finding: Finding) -> tuple[tuple[str, float], ...]:
@@ -257,7 +263,9 @@ def main() -> int:
     parser.add_argument("--list", action="store_true")
     given = parser.parse_args()
     wanted = given.only.split(",")
-    scenarios = [each for name, each in load().items() if any(part in name for part in wanted)]
+    # Those that are held out are asked for by name, and have a table of their own.
+    chosen = {name: each for name, each in load().items() if given.only or not name.startswith(HELD_OUT)}
+    scenarios = [each for name, each in chosen.items() if any(part in name for part in wanted)]
     if given.list:
         print(*(each.name for each in scenarios), sep="\n")
         return 0
@@ -275,7 +283,9 @@ def main() -> int:
                 print(*(f"      {text}" for text in scores[-1].said), sep="\n")
     text = report(scores)
     print(text)
-    if given.page:
+    if given.page and given.only == HELD_OUT:
+        write_into(given.page, text, HELD_OUT)
+    elif given.page:
         write_into(given.page, text)
         write_into(given.page, beside_rules(scores), "rules")
     given.out.mkdir(parents=True, exist_ok=True)

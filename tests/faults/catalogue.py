@@ -3,9 +3,19 @@
 from __future__ import annotations
 
 from faults.scenario import Scenario
-from faults.scenarios import causes_optimization, data, elastic, healthy, progress, scaling, sync, update
+from faults.scenarios import (
+    causes_data,
+    causes_optimization,
+    data,
+    elastic,
+    healthy,
+    progress,
+    scaling,
+    sync,
+    update,
+)
 
-THEMES = (sync, update, data, scaling, progress, elastic, causes_optimization, healthy)
+THEMES = (sync, update, data, scaling, progress, elastic, causes_optimization, causes_data, healthy)
 
 SCENARIOS: dict[str, Scenario] = {}
 for _theme in THEMES:

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import asdict, dataclass, field
 from enum import Enum
 from typing import Any
 
 from faults.scenario import SAMPLE_EVERY, Case, Scenario
+from stallwatch.detector.core.vocabulary import VOCABULARY
 
 Finding = Mapping[str, Any]
+
+
+SURE = 0.4
+"""Confidence from which the first cause is an answer."""
 
 
 class Verdict(Enum):
@@ -115,10 +121,13 @@ def judge(
     """
     kind = case.scenario.kind
     found = next((finding for finding in findings if finding["kind"] == kind), None) or _stall_by(
-        findings, kind
+        findings, {kind, *case.scenario.named}
     )
     true = {kind, *case.scenario.also}
     extra = [each for each in findings if each["severity"] != "info" and each["kind"] not in true]
+    # What was said last counts: a run in order may well have been slow on its way.
+    told = [each for each in findings if each["category"] == "learning" and each.get("causes")]
+    extra += [each for each in told[-1:] if _confused(each, case.scenario, named=found is not None)]
     outcome = Outcome(case, Verdict.RIGHT, said=findings, found=found, extra=extra, trouble=trouble)
     if found is not None:
         outcome.delay_steps = found["detected_step"] - case.at
@@ -131,11 +140,25 @@ def judge(
     return outcome
 
 
-def _stall_by(findings: Sequence[Finding], kind: str | None) -> Finding | None:
-    """The verdict about the loss that gives this kind as its first cause."""
+def _confused(finding: Finding, scenario: Scenario, *, named: bool) -> bool:
+    """Whether an end of learning in order is called a fault, or a fault such an end; a run that was told its fault may end well."""
+    if scenario.kind not in VOCABULARY or (named and not _is_benign(scenario.kind)):
+        return False
+    first = finding["causes"][0]
+    if first["kind"] in {scenario.kind, *scenario.named, *scenario.also} or first["confidence"] < SURE:
+        return False
+    return _is_benign(first["kind"]) != _is_benign(scenario.kind)
+
+
+def _is_benign(kind: str) -> bool:
+    return VOCABULARY[kind].category == "causes" and VOCABULARY[kind].severity.value == "info"
+
+
+def _stall_by(findings: Sequence[Finding], kinds: AbstractSet[str | None]) -> Finding | None:
+    """The verdict about the loss that gives one of these kinds as its first cause."""
     for finding in findings:
         causes = finding.get("causes") or [{"kind": ""}]
-        if finding["category"] == "learning" and causes[0]["kind"] == kind:
+        if finding["category"] == "learning" and causes[0]["kind"] in kinds:
             return finding
     return None
 
@@ -151,6 +174,8 @@ def _verdict(  # noqa: PLR0911 - one return a verdict, in their order
     if kind is None:
         return Verdict.RIGHT
     if outcome.found is None:
+        if _is_benign(kind):  # a loss that is all but gone may go on falling by shares of itself
+            return Verdict.RIGHT
         return Verdict.MISSED if kind in decided else Verdict.UNDECIDED
     if outcome.rank_right is False:
         return Verdict.WRONG_RANK

@@ -102,6 +102,8 @@ class Scenario:
     """What each step's backward sleeps, to be like a job whose steps take time."""
     options: dict[str, Any] = field(default_factory=dict)
     """More for the training function."""
+    named: tuple[str, ...] = ()
+    """Causes that are as true as `kind` where they come first under a verdict about the loss."""
     also: tuple[str, ...] = ()
     """Kinds that are true of this job as well; each use says why."""
     bar: Bar | None = None

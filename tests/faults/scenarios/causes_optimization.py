@@ -16,7 +16,9 @@ from faults.scenario import Scenario
 from faults.tasks import TASKS, make_optimizer
 
 # What a stall looks like from outside; the cause is what has to be said of it.
-STALLS = ("plateau", "slow_convergence", "oscillation", "divergence", "loss_spike", "eval_plateau")
+LOSS = ("plateau", "slow_convergence", "oscillation", "divergence", "loss_spike", "eval_plateau")
+# Jobs of milliseconds a step that run side by side on few cores do slow each other down.
+STALLS = (*LOSS, "throughput_regression")
 AT = 240
 
 

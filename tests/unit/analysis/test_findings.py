@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from stallwatch.detector.analysis.findings import FindingBook
-from stallwatch.detector.core.verdicts import Severity, Verdict
+from stallwatch.detector.core.verdicts import Cause, Severity, Verdict
 
 
 def verdict(kind, step, since=None, **fields):
@@ -177,3 +179,19 @@ def test_an_unknown_status_is_refused(book):
     """The three that exist are named."""
     with pytest.raises(ValueError, match="firing, resolved or all"):
         book.select("open")
+
+
+def test_a_named_cause_explains_a_batch_that_looks_too_large(book):
+    """Weight decay balances the gradient, which then points the same way at each step; without a name, it is a finding."""
+    cause = Cause("over_regularized", 0.9, "because")
+    book.apply(1.0, verdict("slow_convergence", 300, since=100, causes=(cause,)))
+    assert book.apply(2.0, verdict("batch_beyond_critical", 400, since=200)) is None
+    book.apply(3.0, verdict("slow_convergence", 300, since=100, causes=(replace(cause, confidence=0.3),)))
+    assert [each.kind for each in book.step(4.0, 401)] == ["batch_beyond_critical"]
+
+
+def test_what_is_no_number_is_not_called_frozen(book):
+    """Its gradient is none either, for the rest of the attempt."""
+    book.apply(1.0, verdict("non_finite", 300))
+    book.apply(2.0, over("non_finite", 400))
+    assert book.apply(3.0, verdict("frozen_parameters", 500, since=310)) is None

@@ -153,6 +153,20 @@ def test_ranks_that_vary_are_not_called(fault, ranks):
     assert "rank_outlier" not in kinds(analysis)
 
 
+@pytest.mark.parametrize("ranks", [3, 4, 8])
+@pytest.mark.parametrize("seed", range(4))
+def test_norms_that_vary_a_lot_are_not_called(ranks, seed):
+    """A model that fits its data gets large gradients from few samples: norms differ by factors from step to step."""
+    rng = np.random.default_rng(seed)
+
+    def heavy_tailed(_step, _which, record):
+        factor = float(rng.lognormal(0.0, 1.0))
+        return replace(record, local_gradient_square=record.local_gradient_square * factor**2)
+
+    job = Job(ranks=ranks, steps=1200, seed=seed, sample_period=8, sample_fault=heavy_tailed)
+    assert "rank_outlier" not in kinds(analyze(job))
+
+
 def test_single_spikes_of_any_rank_are_not_called():
     """Every rank has one now and then."""
     assert not kinds(analyze(Job(steps=400, sample_period=8, sample_fault=spiking)))

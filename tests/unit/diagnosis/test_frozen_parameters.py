@@ -64,3 +64,28 @@ def test_a_freeze_that_was_meant_to_be_is_no_finding_while_the_loss_falls():
     told = {"left_blocks": BLOCKS[:6], "left_share": 0.75, "left_since": 496, "whole": {"events": (event,)}}
     assert not stands_alone("frozen_parameters", vitals(loss={"state": "improving"}, **told))
     assert stands_alone("frozen_parameters", vitals(**told))
+
+
+def test_blocks_that_half_precision_rounds_to_nothing_are_not_frozen():
+    """All of a block's elements are below its smallest number, and the typical one of the model is near it."""
+    seen = vitals(
+        left_blocks=BLOCKS[:6],
+        left_share=0.75,
+        left_since=504,
+        silent_share=level(0.75, 0.0),
+        zero_share=level(1.0, 0.02),
+        gradient_element=4e-8,
+    )
+    assert first(seen) == "amp_underflow"
+    assert not stands_alone("frozen_parameters", seen)
+
+
+def test_blocks_that_died_of_a_burst_are_not_frozen():
+    """A gradient a thousand times as large as usual threw the weights so far that no unit behind them fires."""
+    seen = vitals(
+        left_blocks=BLOCKS[:5],
+        left_share=0.625,
+        left_since=504,
+        gradient_norm=level(0.5, 0.5, peak=500.0),
+    )
+    assert not stands_alone("frozen_parameters", seen)

@@ -52,3 +52,22 @@ def test_gradients_that_explode_without_a_raise_are_another_thing():
         loss={"state": "diverging", "rise": 3.0, "rise_sigma": 20.0}, gradient_norm=level(500.0, 0.5)
     )
     assert first(seen) == "exploding_gradients"
+
+
+def test_units_that_die_of_a_rate_that_was_too_high():
+    """The first steps replaced the weights, which have grown since, and units died of it."""
+    seen = vitals(
+        update_ratio=level(0.006, 0.01, peak=0.58),
+        weight_norm=level(660.0, 390.0, lowest=52.0),
+        zero_row_share=level(0.74, 0.22),
+        live_zero_rows=level(0.74, 0.22),
+    )
+    assert first(seen) == "lr_too_high"
+
+
+def test_a_model_that_was_better_before_the_rate_went_up_is_not_at_its_limit():
+    """Whatever its gradients look like."""
+    before = vitals(loss={"level": 0.6})
+    after = vitals(loss={"level": 0.6}, rate={"now": 3e-2, "raised_at": 490, "raised_from": 1e-3})
+    assert score("capacity_limit", after) < score("capacity_limit", before) - 3
+    assert first(after) == "lr_too_high"

@@ -12,6 +12,22 @@ from stallwatch.detector.core.verdicts import EvidenceValue, Severity, Verdict
 from stallwatch.detector.core.vocabulary import VOCABULARY
 
 _MAX_RESOLVED = 512
+_NAMED = 0.6
+"""Confidence from which a cause that comes first under a verdict about the loss explains other findings."""
+_UNSPENT = (
+    "lr_too_low",
+    "lr_too_high",
+    "vanishing_gradients",
+    "exploding_gradients",
+    "clipping_saturated",
+    "amp_underflow",
+    "amp_overflow",
+    "optimizer_starved",
+    "frozen_parameters",
+    "dead_units",
+    "over_regularized",
+)
+"""Faults of the optimization, after which the gradient is not what a batch in order would leave of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +42,8 @@ class Explanation:
     """The effect's check takes so many steps to notice that it is over: it stays explained so long after the cause."""
     spoils: bool = False
     """What the effect's check saw meanwhile is not what it judges: when the cause is over, it begins anew."""
+    named: bool = False
+    """It is enough that the cause comes first under a firing verdict about the loss."""
     dated_roughly: bool = False
     """The onset of the effect is an estimate that may lie far before the cause: what counts is that it was not called yet."""
 
@@ -52,6 +70,8 @@ EXPLANATIONS = (
     Explanation("scaling_efficiency_loss", "straggler", settle_steps=200),
     # Gradients of the same samples agree because they are the same.
     Explanation("batch_beyond_critical", "duplicate_shards"),
+    # A gradient that is not spent, or is balanced by decay, points the same way at each step: that is no measure of the batch.
+    *(Explanation("batch_beyond_critical", cause, named=True) for cause in _UNSPENT),
     # Who does not synchronise keeps nobody waiting in order, and the same mistake costs time.
     Explanation("straggler", "missing_gradient_sync", settle_steps=100, spoils=True, dated_roughly=True),
     # Replicas that go their own ways have losses and gradients of their own, too.
@@ -59,6 +79,9 @@ EXPLANATIONS = (
     Explanation("rank_outlier", "replica_desync", lasting=True),
     Explanation("rank_outlier", "divergent_update", lasting=True),
     Explanation("rank_outlier", "non_finite"),
+    # What is no number gets no gradient that is one.
+    Explanation("frozen_parameters", "non_finite", lasting=True),
+    Explanation("dead_units", "non_finite", lasting=True),
     # A loss that is no number any more has no level to rise from.
     Explanation("divergence", "non_finite"),
     Explanation("loss_spike", "non_finite"),
@@ -190,6 +213,8 @@ class FindingBook:
             known = verdict.step if explanation.dated_roughly else verdict.since_step
             ends = known + verdict.since_step_error
             cause = self.active.get(explanation.cause)
+            if cause is None and explanation.named:
+                cause = self._naming(explanation.cause)
             if (
                 cause is not None
                 and cause.severity == VOCABULARY[cause.kind].severity.value
@@ -207,6 +232,17 @@ class FindingBook:
             if explanation.lasting and ends >= self.explained_since.get(explanation.cause, np.inf):
                 return explanation
         return None
+
+    def _naming(self, kind: str) -> Finding | None:
+        """The firing finding about the loss that has this cause first."""
+        return next(
+            (
+                each
+                for each in self.active.values()
+                if each.causes and each.causes[0].kind == kind and each.causes[0].confidence >= _NAMED
+            ),
+            None,
+        )
 
     def _is_raised(self, verdict: Verdict) -> bool:
         """Whether the finding would become more severe than it is."""

@@ -310,6 +310,8 @@ class RunAnalysis:
             else:
                 state.diagnosed.pop(verdict.kind, None)
             verdict = state.suspicion.confirm(self._explain(verdict))
+        elif verdict.kind == "non_finite":
+            verdict = self._explain(verdict)
         finding = state.findings.apply(now, verdict)
         if verdict.kind == "hang":
             state.hung = verdict.firing

@@ -26,6 +26,7 @@ from stallwatch.detector.core.verdicts import EvidenceValue, Verdict
 
 _KEPT_NORMS = 12
 _KEPT_MEANS = 6
+_KEPT_SPREADS = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +126,8 @@ class RankOutlier:
     own_norms: list[NDArray[np.float64]] = field(default_factory=list)
     """The logarithms themselves."""
     norm_steps: list[int] = field(default_factory=list)
+    norm_spreads: list[float] = field(default_factory=list)
+    """Median deviation of the norms from their ranks' typical ones, of the latest looks."""
     norm_named: dict[int, float] = field(default_factory=dict)
     """Ranks whose norms are off, with the logarithm of the ratio."""
     norm_since: int = 0
@@ -169,6 +172,7 @@ class RankOutlier:
         self.means, self.start_level, self.deviations = [], 0.0, {}
         self.scores = np.zeros(0)
         self.norms, self.own_norms, self.norm_steps, self.norm_named = [], [], [], {}
+        self.norm_spreads = []
         self.spiked, self.said = {}, ()
 
     def _judge(self, step: int) -> Verdict | None:
@@ -296,8 +300,7 @@ class RankOutlier:
         if ranks.size >= 2:
             latest = latest[:, ranks]
             typical = np.median(latest, axis=0)
-            spread = SIGMA * np.median(np.abs(latest - typical), axis=0)
-            error = np.maximum(MEDIAN_ERROR * spread / math.sqrt(needed), 0.01)
+            error = self._error_of_norms(np.abs(latest - typical))
             score = standing_out(typical, error, 0.02, self.config.range_factor)
             floor = math.log(self.config.norm_ratio) * (
                 1 if ranks.size >= MANY else 3 if ranks.size > 2 else 6
@@ -320,6 +323,16 @@ class RankOutlier:
             and abs(float(np.median(latest[:, ranks == rank]))) > abs(value) / 2
         }
         self.norm_named = named | kept
+
+    def _error_of_norms(self, around: Matrix) -> NDArray[np.float64]:
+        """Standard errors of the ranks' typical norms.
+
+        Eight samples of one rank say little about their own spread, and are looked at again and again: the smallest that
+        they ever show by chance decides. Ranks whose gradients are alike spread alike, now and a while ago.
+        """
+        self.norm_spreads = [*self.norm_spreads[1 - _KEPT_SPREADS :], float(np.median(around))]
+        spread = SIGMA * np.maximum(np.median(around, axis=0), np.median(self.norm_spreads))
+        return np.asarray(np.maximum(MEDIAN_ERROR * spread / math.sqrt(len(around) - 1), 0.01))
 
     def _conclude(self, step: int) -> Verdict | None:
         needed = self.config.needed_windows

@@ -31,7 +31,7 @@ VOCABULARY: dict[str, Kind] = {
         ("oscillation", _WARNING, "The loss moves a lot and gets nowhere."),
         ("divergence", _CRITICAL, "The loss rises for good."),
         ("loss_spike", _WARNING, "The loss made one excursion."),
-        ("non_finite", _CRITICAL, "A NaN or an infinity appeared in loss or gradient."),
+        ("non_finite", _CRITICAL, "A NaN or an infinity appeared in the loss."),
         ("overfitting", _WARNING, "Training loss falls while evaluation loss rises."),
         (
             "eval_plateau",

@@ -66,6 +66,18 @@ def raised(vitals: Vitals) -> float:
     return rate.now / rate.raised_from if since or loss.rise > 0.05 * loss.level > 0 else math.nan
 
 
+def grown(vitals: Vitals) -> float:
+    """How many times as large as at their smallest the weights are, while steps still change them by 0.3 % or more; NaN otherwise."""
+    weight, ratio = vitals.optimization.weight_norm, vitals.optimization.update_ratio.now
+    return weight.now / weight.lowest if weight.lowest > 0 and ratio > 3e-3 else math.nan
+
+
+def largest_gradient(vitals: Vitals) -> float:
+    """The largest gradient that was seen over the usual one; NaN when unknown."""
+    norm = vitals.optimization.gradient_norm
+    return norm.peak / norm.reference if norm.reference > 0 else math.nan
+
+
 def decayed_away(vitals: Vitals) -> bool:
     """Whether weight decay has taken nearly all of the weights: gradients, units and blocks die of that, too."""
     seen = vitals.optimization

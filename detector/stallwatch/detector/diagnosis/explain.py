@@ -17,6 +17,8 @@ from stallwatch.detector.diagnosis.weighing import Weigh
 
 DIAGNOSED = frozenset({"plateau", "slow_convergence", "oscillation", "divergence"})
 """Verdicts that say what the loss does and not why."""
+_BEFORE_NAN = ("exploding_gradients", "lr_too_high", "amp_overflow")
+"""What ends in values that are not finite."""
 _FAULTS = ("synchronisation", "scaling")
 """Categories whose findings explain a stall by themselves."""
 _ADVICE = 3
@@ -38,6 +40,8 @@ def explain(
     verdict that needs a cause and has none does not fire: noise alone, or a broken invariant alone, may be nothing; together
     they are a stall.
     """
+    if verdict.firing and verdict.kind == "non_finite":
+        return _before_nan(verdict, vitals, causes)
     if not verdict.firing or verdict.kind not in DIAGNOSED:
         return verdict
     if vitals is None:
@@ -62,6 +66,15 @@ def explain(
         advice=_advice(verdict, ranked, firing, faults, needed),
         evidence=evidence,
     )
+
+
+def _before_nan(verdict: Verdict, vitals: Vitals | None, causes: Mapping[str, Weigh]) -> Verdict:
+    """A NaN may come from one bad sample; where gradients had grown before it, that comes first."""
+    ranked = rank(vitals, {kind: causes[kind] for kind in _BEFORE_NAN if kind in causes}) if vitals else []
+    if not ranked or ranked[0].confidence < _NAMED:
+        return verdict
+    advice = (*ranked[0].weighing.advice[:1], *verdict.advice)
+    return replace(verdict, causes=as_causes(ranked[:1]), advice=advice[:_ADVICE])
 
 
 def _is_named(verdict: Verdict, ranked: Sequence[Ranked], firing: Sequence[Finding]) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from stallwatch.detector.core.vitals import Vitals
-from stallwatch.detector.diagnosis.evidence import inverse, is_adaptive
+from stallwatch.detector.diagnosis.evidence import inverse, is_adaptive, raised
 from stallwatch.detector.diagnosis.relatives import got_through, relatives
 from stallwatch.detector.diagnosis.timeline import (
     at_schedule_end,
@@ -49,6 +49,11 @@ def flatness(vitals: Vitals) -> tuple[Term, ...]:
         Term(
             log_ramp(over, 2, 10, 0.5),
             f"the noise scale is at least {over:.3g} times the batch",
+        ),
+        Term(
+            # At a batch of a few samples noise hides any slope: that gradients show none says nothing.
+            -log_ramp(inverse(vitals.effective_batch), 1 / 8, 1 / 2, 3.0),
+            f"a step averages over {vitals.effective_batch:.3g} samples, whose noise would hide a slope",
         ),
         Term(
             1.0 * (3e-5 < seen.update_ratio.now < 3e-2),
@@ -110,6 +115,7 @@ def nothing_broken(vitals: Vitals) -> tuple[Term, ...]:
     early = came is not None and came.factor < 0.3 and came.fall_before > 0.03
     rise = latest_rise(vitals)
     change, nats = change_at_onset(vitals)
+    factor = raised(vitals)
     return (
         Term(
             -ramp(seen.left_share, 0.05, 0.3, 5.0), f"{len(seen.left_blocks)} blocks are not trained any more"
@@ -146,7 +152,8 @@ def nothing_broken(vitals: Vitals) -> tuple[Term, ...]:
             f"weight decay is {100 * seen.decay_share.now:.0f} % of what drives the weights",
         ),
         Term(
-            -ramp(worse, 0.05, 0.3, 4.0),
+            # What it once stood below is neither the floor nor the limit.
+            -ramp(worse, 0.03, 0.12, 4.0),
             f"the loss stands {100 * worse:.0f} % above its best",
         ),
         Term(
@@ -156,6 +163,11 @@ def nothing_broken(vitals: Vitals) -> tuple[Term, ...]:
         Term(
             -4.0 * (came is not None and early and came.fall_after < 0.2 * came.fall_before),
             f"the loss was still falling when the rate was cut, at step {vitals.rate.since:,}",
+        ),
+        Term(
+            # It stood lower before: what holds it up now is neither the model nor the data.
+            -log_ramp(factor, 1.3, 5.0, 4.0),
+            f"the loss has not fallen since the learning rate went up {factor:.3g} times, at step {vitals.rate.raised_at:,}",
         ),
         Term(
             -2.5 * bool(rise and near_onset(vitals, rise.step)),

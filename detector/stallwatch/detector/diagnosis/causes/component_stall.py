@@ -15,6 +15,8 @@ from stallwatch.detector.diagnosis.weighing import Term, Weighing, ramp
 
 KIND = "component_stall"
 _LEAST_POINTS = 32
+_BEFORE = 4
+"""Points of the course before a term came alive that the loss is compared with."""
 _NEVER = 0.85
 """What is kept of where it started by a term that has never learnt."""
 
@@ -33,7 +35,7 @@ def weigh(vitals: Vitals) -> Weighing | None:
     kept = _kept(term)
     rises = term.slope > max(3 * term.slope_error, 0.1)
     falls = term.slope < -max(3 * term.slope_error, 0.1)
-    alive = term.alive_since if near_onset(vitals, term.alive_since) else -1
+    alive = term.alive_since if _came_between(vitals, term) else -1
     behind = kept - fallen
     terms = (
         Term(
@@ -50,7 +52,7 @@ def weigh(vitals: Vitals) -> Weighing | None:
         ),
         Term(
             4.0 * (alive >= 0),
-            f"it came alive at step {term.alive_since:,}, where the stall begins",
+            f"it came alive at step {term.alive_since:,}, and the loss has not been below where it stood then",
         ),
         Term(
             -3.0 * falls,
@@ -83,7 +85,16 @@ def _kept(each: SeriesVitals) -> float:
     return each.level / each.start if each.start > 0 else 2.0 if each.level > 0 else 1.0
 
 
+def _came_between(vitals: Vitals, each: SeriesVitals) -> bool:
+    """Whether a term came alive as the loss stopped falling, or stopped it: it stands above where it stood then."""
+    if each.alive_since < 0:
+        return False
+    before = [loss for step, loss in vitals.course if step < each.alive_since][-_BEFORE:]
+    below = bool(before and vitals.loss and vitals.loss.level < min(before))
+    return near_onset(vitals, each.alive_since) or bool(len(before) == _BEFORE and not below)
+
+
 def _score(each: SeriesVitals, vitals: Vitals) -> float:
     """How much a term stands in the way: its share, times what it has kept."""
-    alive = near_onset(vitals, each.alive_since)
+    alive = _came_between(vitals, each)
     return each.share * min(_kept(each), 2.0) + (1.0 if alive else 0.0)

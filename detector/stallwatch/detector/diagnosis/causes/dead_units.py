@@ -9,7 +9,15 @@ fire seldom look dead in a small batch. Not to be confused with `vanishing_gradi
 from __future__ import annotations
 
 from stallwatch.detector.core.vitals import Vitals
-from stallwatch.detector.diagnosis.evidence import decayed_away, half_underflow, inverse, raised, stopped
+from stallwatch.detector.diagnosis.evidence import (
+    decayed_away,
+    grown,
+    half_underflow,
+    inverse,
+    largest_gradient,
+    raised,
+    stopped,
+)
 from stallwatch.detector.diagnosis.weighing import Term, Weighing, log_ramp, ramp
 
 KIND = "dead_units"
@@ -23,8 +31,7 @@ def weigh(vitals: Vitals) -> Weighing | None:
     dead = all_rows.now if cut else rows.now
     before = all_rows.reference if cut else rows.reference
     saturated = seen.saturated_share
-    norm = seen.gradient_norm
-    largest = norm.peak / norm.reference if norm.reference > 0 else float("nan")
+    largest = largest_gradient(vitals)
     terms = (
         Term(
             ramp(dead, 0.4, 0.8, 4.0),
@@ -53,6 +60,10 @@ def weigh(vitals: Vitals) -> Weighing | None:
         Term(
             -log_ramp(largest, 50, 1000, 4.0),
             f"gradients were up to {largest:.3g} times as large as usual, and units die of large steps",
+        ),
+        Term(
+            -log_ramp(grown(vitals), 2.0, 8.0, 3.0),
+            f"the weights have grown {grown(vitals):.3g} times at large steps, and units die of such",
         ),
         Term(
             -6.0 * decayed_away(vitals),

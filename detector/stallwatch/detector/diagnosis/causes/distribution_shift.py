@@ -61,8 +61,8 @@ def weigh(vitals: Vitals) -> Weighing | None:
             f"the inputs have drifted by {drift:.2g} of their deviation",
         ),
         Term(
-            -5.0 * bool(rate.since >= 0 and abs(rate.since - step) <= _AT and rate.now > rate.before),
-            f"the learning rate was raised at step {rate.since:,}",
+            -5.0 * bool(rate.raised_at >= 0 and abs(rate.raised_at - step) <= _AT),
+            f"the learning rate was raised at step {rate.raised_at:,}",
         ),
         Term(
             -4.0 * bool(restarts),

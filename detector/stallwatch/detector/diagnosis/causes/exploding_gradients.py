@@ -9,7 +9,7 @@ counts for it.
 from __future__ import annotations
 
 from stallwatch.detector.core.vitals import Vitals
-from stallwatch.detector.diagnosis.evidence import raised, stopped
+from stallwatch.detector.diagnosis.evidence import largest_gradient, raised, stopped
 from stallwatch.detector.diagnosis.weighing import Term, Weighing, log_ramp
 
 KIND = "exploding_gradients"
@@ -21,7 +21,7 @@ def weigh(vitals: Vitals) -> Weighing | None:
     """Evidence for and against."""
     seen, loss = vitals.optimization, vitals.loss
     norm, depth, weight = seen.gradient_norm, seen.depth_ratio, seen.weight_norm
-    tail = norm.peak / norm.reference if norm.reference > 0 else float("nan")
+    tail = largest_gradient(vitals)
     factor = raised(vitals)
     worse = loss is not None and loss.rise > 0 and loss.rise_sigma > 3
     terms = (

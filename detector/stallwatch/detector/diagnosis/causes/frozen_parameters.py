@@ -9,10 +9,12 @@ die one by one, and what lies before them starves with them).
 from __future__ import annotations
 
 from stallwatch.detector.core.vitals import Vitals
-from stallwatch.detector.diagnosis.evidence import decayed_away, stopped
-from stallwatch.detector.diagnosis.weighing import Term, Weighing, ramp
+from stallwatch.detector.diagnosis.evidence import decayed_away, half_underflow, largest_gradient, stopped
+from stallwatch.detector.diagnosis.weighing import Term, Weighing, log_ramp, ramp
 
 KIND = "frozen_parameters"
+_BURST = 100.0
+"""A gradient so many times larger than usual kills the units before a block: what gets none after it is dead, not frozen."""
 
 
 def weigh(vitals: Vitals) -> Weighing | None:
@@ -27,7 +29,7 @@ def weigh(vitals: Vitals) -> Weighing | None:
         if loss is not None
         else float("nan")
     )
-    dead = seen.live_zero_rows.now
+    dead, largest = seen.live_zero_rows.now, largest_gradient(vitals)
     terms = (
         Term(
             ramp(share, 0.1, 0.6, 5.0),
@@ -46,8 +48,16 @@ def weigh(vitals: Vitals) -> Weighing | None:
             f"{100 * dead:.0f} % of the units have no gradient where some have",
         ),
         Term(
+            -log_ramp(largest, _BURST / 2, 10 * _BURST, 4.0) if not near else 0.0,
+            f"gradients were up to {largest:.3g} times as large as usual, and blocks die of large steps",
+        ),
+        Term(
             -4.0 * (seen.silent_share.now > 0.99 and not near),
             "no matrix gets a gradient",
+        ),
+        Term(
+            -6.0 * _is_lost(vitals),
+            f"what is left of the gradient is at the end of half precision ({seen.gradient_element:.2g})",
         ),
         Term(
             -6.0 * decayed_away(vitals),
@@ -74,4 +84,11 @@ def _is_broken(vitals: Vitals, *, flagged: bool) -> bool:
     seen = vitals.optimization
     if decayed_away(vitals) or not seen.left_share >= 0.5 or seen.live_zero_rows.now > 0.5:
         return False
-    return stopped(vitals) if flagged else seen.silent_share.now < 0.99
+    if flagged:
+        return stopped(vitals)
+    return seen.silent_share.now < 0.99 and not _is_lost(vitals) and not largest_gradient(vitals) > _BURST
+
+
+def _is_lost(vitals: Vitals) -> bool:
+    """Whether gradients are so small that half precision rounds whole blocks of them to nothing."""
+    return half_underflow(vitals) < 16

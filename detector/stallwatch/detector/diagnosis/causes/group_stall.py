@@ -58,7 +58,7 @@ def weigh(vitals: Vitals) -> Weighing | None:
             "it rises",
         ),
         Term(
-            -log_ramp(surplus, 1.05, 1.4, 5.0),
+            -log_ramp(surplus, 1.03, 1.2, 5.0),
             f"it has risen to {kept:.2f} times where it started: the model is sure, and wrong about it",
         ),
     )

@@ -37,7 +37,8 @@ def weigh(vitals: Vitals) -> Weighing | None:
     left = loss.level / vitals.loss_start if loss and vitals.loss_start > 0 else math.nan
     terms = (
         Term(
-            log_ramp(rose, 1.03, 1.35, 4.5) * (others < 0.8 * level),
+            # Samples of which nothing can be learnt stay at what their classes' shares allow, at most where they started.
+            log_ramp(rose, 1.03, 1.2, 4.5) * (others < 0.8 * level),
             f"the loss of '{name}' has risen to {rose:.2f} times where it started, {level:.4g}, while that of the others is {others:.4g}",
         ),
         Term(

@@ -9,7 +9,7 @@ rate; it takes more than that. Not to be confused with `exploding_gradients` (gr
 from __future__ import annotations
 
 from stallwatch.detector.core.vitals import Vitals
-from stallwatch.detector.diagnosis.evidence import alignment_sigma, inverse, raised, step_power, worse
+from stallwatch.detector.diagnosis.evidence import alignment_sigma, grown, inverse, raised, step_power, worse
 from stallwatch.detector.diagnosis.weighing import Term, Weighing, log_ramp, ramp
 
 KIND = "lr_too_high"
@@ -21,8 +21,6 @@ def weigh(vitals: Vitals) -> Weighing | None:
     mean, error = seen.alignment_mean, seen.alignment_error
     factor = raised(vitals)
     above = worse(vitals)
-    weight = seen.weight_norm
-    grown = weight.now / weight.lowest if weight.lowest > 0 else float("nan")
     state = loss.state if loss is not None else ""
     # Many things make a loss rise: without gradients or a raised rate, that it does says little of the rate.
     known = 1.0 if seen.alignment.count or factor > 1 else 0.3
@@ -44,8 +42,13 @@ def weigh(vitals: Vitals) -> Weighing | None:
             f"the loss has not fallen since the rate went up {factor:.3g} times, at step {rate.raised_at:,}",
         ),
         Term(
-            log_ramp(grown, 2.0, 8.0, 2.5) * (seen.update_ratio.now > 3e-3),
-            f"the weights have grown {grown:.3g} times and still change by {seen.update_ratio.now:.2g} a step",
+            log_ramp(grown(vitals), 2.0, 8.0, 2.5),
+            f"the weights have grown {grown(vitals):.3g} times and still change by {seen.update_ratio.now:.2g} a step",
+        ),
+        Term(
+            # Weights that are replaced within ten steps forget where they began.
+            log_ramp(seen.update_ratio.peak, 0.1, 0.5, 2.0),
+            f"a single step has changed the weights by {seen.update_ratio.peak:.2g} of their size",
         ),
         Term(
             known * ramp(above, 0.05, 0.5, 1.5),
