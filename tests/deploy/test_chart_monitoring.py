@@ -15,7 +15,9 @@ helm_python = pytest.importorskip("helm_python", reason="helm-python-sdk is not 
 
 RULES = CHART / "files" / "stallwatch.rules.yaml"
 DASHBOARDS = CHART / "files" / "dashboards"
-needs_rules = pytest.mark.skipif(not RULES.exists(), reason="files/stallwatch.rules.yaml is not generated yet")
+needs_rules = pytest.mark.skipif(
+    not RULES.exists(), reason="files/stallwatch.rules.yaml is not generated yet"
+)
 needs_dashboards = pytest.mark.skipif(
     not DASHBOARDS.exists(), reason="files/dashboards/*.json are not generated yet"
 )
@@ -105,7 +107,13 @@ def test_every_dashboard_becomes_a_config_map_that_grafana_finds():
     files = {path.name: path.read_text() for path in DASHBOARDS.glob("*.json")}
     assert files
     objects = render(
-        {"dashboards": {"enabled": True, "namespace": "grafana", "annotations": {"grafana_folder": "Training"}}}
+        {
+            "dashboards": {
+                "enabled": True,
+                "namespace": "grafana",
+                "annotations": {"grafana_folder": "Training"},
+            }
+        }
     )
     found = {}
     for item in of_kind(objects, "ConfigMap"):

@@ -46,7 +46,11 @@ SIZES = {
     "three": {"replicaCount": 3},
     "autoscaled": {"autoscaling": {"enabled": True}},
 }
-MONITORS = {"none": {}, "pod": {"podMonitor": {"enabled": True}}, "service": {"serviceMonitor": {"enabled": True}}}
+MONITORS = {
+    "none": {},
+    "pod": {"podMonitor": {"enabled": True}},
+    "service": {"serviceMonitor": {"enabled": True}},
+}
 TOGGLES = (
     {"persistence": {"enabled": False}},
     {"networkPolicy": {"enabled": True}},
@@ -264,7 +268,9 @@ def test_names_fit_however_long_the_release_is():
         for item in render(values, name=longest):
             validate(item)
             assert len(item["metadata"]["name"]) <= 63
-    assert len({item["metadata"]["name"] for item in render({}, name=longest) if item["kind"] == "Service"}) == 2
+    assert (
+        len({item["metadata"]["name"] for item in render({}, name=longest) if item["kind"] == "Service"}) == 2
+    )
 
 
 def test_a_release_that_is_called_stallwatch_is_not_called_so_twice():

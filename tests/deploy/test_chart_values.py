@@ -43,7 +43,7 @@ def camel_case(name):
 
 
 def test_no_object_takes_unknown_keys():
-    """additionalProperties is false, or says of what sort the values of a map are; `global` is Helm's own."""
+    """AdditionalProperties is false, or says of what sort the values of a map are; `global` is Helm's own."""
     open_ended = [
         path
         for path, schema in objects_of(SCHEMA)
@@ -205,7 +205,11 @@ def test_settings_reach_the_service(monkeypatch, tmp_path):
         monkeypatch.setenv(name, value)
     settings = load({"data_dir": tmp_path}, None)
     assert (settings.max_runs, settings.max_streams, settings.snapshot_seconds) == (7, 2_000_000, 2.5)
-    assert (settings.finished_run_seconds, settings.silent_run_seconds, settings.shutdown_seconds) == (60, 120, 5)
+    assert (settings.finished_run_seconds, settings.silent_run_seconds, settings.shutdown_seconds) == (
+        60,
+        120,
+        5,
+    )
     assert str(settings.record) == values["record"]
     assert settings.analysis == values["analysis"]
 
@@ -214,7 +218,12 @@ def test_the_readme_documents_every_value():
     """Every leaf of values.yaml has its row, with its default."""
 
     def leaves(value, path):
-        if isinstance(value, dict) and value and path != "settings" and not path.endswith(("labels", "requests", "limits")):
+        if (
+            isinstance(value, dict)
+            and value
+            and path != "settings"
+            and not path.endswith(("labels", "requests", "limits"))
+        ):
             for key, inner in value.items():
                 yield from leaves(inner, f"{path}.{key}" if path else key)
         else:
@@ -223,7 +232,9 @@ def test_the_readme_documents_every_value():
     rows = dict(
         re.findall(r"^\| `([^`]+)` \| `([^`]*)` \|", (CHART / "README.md").read_text(), flags=re.MULTILINE)
     )
-    documented = {name: default for name, default in rows.items() if "." not in name or name.split(".")[0] in DEFAULTS}
+    documented = {
+        name: default for name, default in rows.items() if "." not in name or name.split(".")[0] in DEFAULTS
+    }
     missing = []
     grouped = [name.removesuffix(".*") for name in documented if name.endswith(".*")]
     for path, value in leaves(DEFAULTS, ""):

@@ -22,27 +22,24 @@ NAMESPACE = "prod"
 Object = dict[str, Any]
 
 
-def render_texts(values: Object, *, name: str = RELEASE, chart: Path = CHART) -> dict[str, str]:
+def render_texts(
+    values: Object, *, name: str = RELEASE, namespace: str = NAMESPACE, chart: Path = CHART
+) -> dict[str, str]:
     """Every template's text by its path in the chart, NOTES.txt too; empty ones left out."""
     import helm_python
 
     with helm_python.Chart.load(str(chart)) as loaded:
-        texts = loaded.render(values, name=name, namespace=NAMESPACE)
+        texts = loaded.render(values, name=name, namespace=namespace)
     return {path.split("/", 1)[1]: text for path, text in texts.items() if text.strip()}
 
 
 def render(values: Object, **options: Any) -> list[Object]:
     """Every object."""
     texts = render_texts(values, **options)
-    return [
-        item
-        for path, text in texts.items()
-        if not path.endswith(".txt")
-        for item in _parse(text)
-    ]
+    return [item for path, text in texts.items() if not path.endswith(".txt") for item in _parse(text)]
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def _parsed(text: str) -> str:
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     return json.dumps([item for item in yaml.load_all(text, Loader=loader) if item is not None])
@@ -90,12 +87,12 @@ def validate(item: Object, versions: tuple[str, ...] = KUBERNETES_VERSIONS) -> N
         _validate_builtin(text, version)
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def _validate_builtin(text: str, version: str) -> None:
     kubernetes_validate.validate(json.loads(text), version, strict=True)
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def _validate_custom(text: str) -> None:
     item = json.loads(text)
     name = "volcanojob" if "volcano" in item["apiVersion"] else item["kind"].lower()

@@ -58,7 +58,9 @@ class Host:
         _run(f"ip -n {self._name} route add default via {GATEWAY}")
         # Holds the mounts: what is started later enters them.
         mounts = f"mount -t tmpfs none {RAY_FOLDER} && mount -t tmpfs none /dev/shm && exec sleep infinity"
-        self._holder = subprocess.Popen(["ip", "netns", "exec", self._name, "unshare", "-m", "sh", "-c", mounts])
+        self._holder = subprocess.Popen(
+            ["ip", "netns", "exec", self._name, "unshare", "-m", "sh", "-c", mounts]
+        )
         wait_until("the mounts", self._mounted)
         self._ray: subprocess.Popen[bytes] | None = None
 

@@ -47,9 +47,7 @@ def test_two_detectors_share_the_ranks_of_a_run(cluster, tmp_path):
         machine.start_ray("--address", address, "--num-cpus", "0")
     with postgresql(GATEWAY) as url:
         options = ("--ray-address", address, "--store-url", url)
-        first, second = (
-            HostedService(machine, tmp_path / machine.address, *options) for machine in machines
-        )
+        first, second = (HostedService(machine, tmp_path / machine.address, *options) for machine in machines)
         with first, second:
             ranks = [
                 Rank(service.grpc_address, hello(RUN, rank, 2))
