@@ -78,10 +78,10 @@ def test_the_ray_node_is_started_as_ray_takes_it():
 
     for values in MODES[1:]:
         (node,) = [c for item in render(values) for c in containers(item) if c["name"] == "ray-node"]
-        assert node["command"] == ["ray"]
-        name, *arguments = node["args"]
-        assert name == "start"
-        given = start.make_context("start", list(arguments)).params
+        shell, option, program, _name = node["command"]
+        assert (shell, option) == ("sh", "-c")
+        assert program.endswith('exec ray start "$@"')
+        given = start.make_context("start", list(node["args"])).params
         assert (given["num_cpus"], given["block"], given["head"]) == (0, True, False)
         assert given["address"].endswith(":6379")
 

@@ -5,8 +5,10 @@ As the pods of a Kubernetes cluster are: a Ray node, and beside it whatever shar
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -48,6 +50,8 @@ class Host:
         self.log = logs / f"host{number}.log"
         self._name = f"stallwatch{number}"
         inside, outside = "eth0", f"swveth{number}"
+        # Left by a test run that was killed.
+        subprocess.run(["ip", "netns", "del", self._name], capture_output=True, check=False)
         _run(f"ip netns add {self._name}")
         _run(f"ip link add {outside} type veth peer name {inside} netns {self._name}")
         _run(f"ip link set {outside} master {BRIDGE} up")
@@ -69,7 +73,8 @@ class Host:
         return ["nsenter", "--target", str(self._holder.pid), "--net", "--mount", "--"]
 
     def start_ray(self, *arguments: str) -> None:
-        """Start a Ray node, and wait until it is up."""
+        """Start a Ray node, and wait until it is up; what one that died has left is removed, as the chart does."""
+        subprocess.run([*self.enter(), "sh", "-c", f"rm -rf {RAY_FOLDER}/*"], check=True)
         ray = shutil.which("ray", path=Path(sys.executable).parent)
         assert ray is not None
         command = [*self.enter(), ray, "start", *arguments, "--block", "--disable-usage-stats"]
@@ -85,16 +90,20 @@ class Host:
         wait_until("the Ray node", up, START_SECONDS)
 
     def kill_ray(self) -> None:
-        """End the Ray node as a container that is killed."""
-        assert self._ray is not None
+        """End the Ray node, if there is one, as a container that is killed."""
+        if self._ray is None:
+            return
         listed = subprocess.run(
             ["ip", "netns", "pids", self._name], capture_output=True, text=True, check=True
         ).stdout
         for pid in listed.split():
-            arguments = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
-            if arguments[0].endswith((b"/raylet", b"/ray")) or b"start" in arguments[1:3]:
-                os.kill(int(pid), 9)
+            # One that ends because another did is gone already.
+            with contextlib.suppress(OSError):
+                arguments = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+                if arguments[0].endswith(b"/raylet") or b"start" in arguments[1:3]:
+                    os.kill(int(pid), signal.SIGKILL)
         self._ray.wait(30)
+        self._ray = None
 
     def remove(self) -> None:
         """End everything that runs here, and the machine."""
@@ -109,15 +118,14 @@ class Host:
         subprocess.run(["ip", "netns", "del", self._name], capture_output=True, check=False)
 
     def _mounted(self) -> bool:
-        return f" {RAY_FOLDER} tmpfs" in Path(f"/proc/{self._holder.pid}/mounts").read_text().replace(
-            "none ", " "
-        )
+        return f"none {RAY_FOLDER} tmpfs" in Path(f"/proc/{self._holder.pid}/mounts").read_text()
 
 
 @contextmanager
 def hosts(count: int, logs: Path) -> Iterator[list[Host]]:
     """Machines that reach each other and this one."""
     RAY_FOLDER.mkdir(exist_ok=True)
+    subprocess.run(["ip", "link", "del", BRIDGE], capture_output=True, check=False)
     _run(f"ip link add {BRIDGE} type bridge")
     made: list[Host] = []
     try:

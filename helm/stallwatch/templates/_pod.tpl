@@ -85,9 +85,9 @@ spec:
       restartPolicy: Always
       image: {{ include "stallwatch.image" . }}
       imagePullPolicy: {{ .Values.image.pullPolicy }}
-      command: [ray]
+      # What a node that died has left behind would be taken for this one's.
+      command: [sh, -c, 'rm -rf /tmp/ray && exec ray start "$@"', ray-node]
       args:
-        - start
         - --address={{ include "stallwatch.rayAddress" . }}
         - --num-cpus=0
         - --object-store-memory={{ int64 .Values.ray.node.objectStoreMemoryBytes }}

@@ -20,7 +20,7 @@ RUN = "shared"
 
 
 @pytest.fixture(scope="module")
-def cluster(tmp_path_factory):
+def started(tmp_path_factory):
     """Three machines: the head of a Ray cluster, and two that are not of it yet; and the head's address."""
     with hosts(3, tmp_path_factory.mktemp("hosts")) as (head, *others):
         head.start_ray(
@@ -28,6 +28,14 @@ def cluster(tmp_path_factory):
             *("--temp-dir", str(RAY_FOLDER)),
         )
         yield f"{head.address}:{RAY_PORT}", others
+
+
+@pytest.fixture
+def cluster(started):
+    """The same; what joins it leaves it after the test."""
+    yield started
+    for machine in started[1]:
+        machine.kill_ray()
 
 
 def test_a_detector_must_run_on_a_node_of_the_cluster(cluster, tmp_path):
@@ -38,6 +46,26 @@ def test_a_detector_must_run_on_a_node_of_the_cluster(cluster, tmp_path):
     ran = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
     assert ran.returncode == 2
     assert f"cannot join the Ray cluster at {address}" in ran.stderr
+
+
+def test_a_detector_whose_ray_node_dies_ends_and_goes_on_when_it_is_started_again(cluster, tmp_path):
+    """As a container that Kubernetes restarts: with a sentence and an exit code, and nothing lost of its SQLite store."""
+    address, (machine, _other) = cluster
+    machine.start_ray("--address", address, "--num-cpus", "0")
+    with HostedService(machine, tmp_path, "--ray-address", address) as service:
+        rank = Rank(service.grpc_address, hello("restarted"))
+        rank.send(steps(0, 50))
+        rank.wait_durable()
+        machine.kill_ray()
+        assert service.process.wait(90) == 1
+        assert "the Ray node on this machine is gone: start the detector again" in service.log.read_text()
+        machine.start_ray("--address", address, "--num-cpus", "0")
+        service.start()
+        rank.send(steps(50, 50))
+        rank.wait_durable()
+        (shown,) = service.get("/api/v1/runs/restarted/ranks")["ranks"]
+        assert (shown["steps_received"], shown["steps_missing"]) == (100, 0)
+        rank.finish()
 
 
 def test_two_detectors_share_the_ranks_of_a_run(cluster, tmp_path):
