@@ -15,8 +15,8 @@ pytest.importorskip("helm_python", reason="helm-python-sdk is not installed")
 
 SERVICE_ENVIRONMENT = {ENVIRONMENT_PREFIX + name.upper() for name in Settings.model_fields}
 AGENT_ENVIRONMENT = {value for name, value in vars(agent_environment).items() if name.isupper()}
-AGREED = frozenset({"STALLWATCH_EXTERNAL_URL"})
-"""Read by the part that links alerts to the page."""
+AGREED = frozenset({"STALLWATCH_EXTERNAL_URL", "STALLWATCH_GRAFANA_URL", "STALLWATCH_ALERTS"})
+"""Read by the part that sends alerts and links them to the page."""
 MODES = ({}, {"ray": {"mode": "existing", "address": "head:6379"}}, {"ray": {"mode": "kuberay"}})
 
 
@@ -64,11 +64,17 @@ def test_an_argument_that_serve_lacks_would_be_found():
 @pytest.mark.parametrize("values", MODES)
 def test_every_stallwatch_variable_is_a_setting(values):
     """In the ConfigMap and in the pods."""
-    objects = render({**values, "store": {"existingSecret": "db"}, "settings": {"maxStreams": 5}})
+    given = {
+        "store": {"existingSecret": "db"},
+        "settings": {"maxStreams": 5},
+        "grafanaUrl": "https://grafana.example.org",
+        "alerts": {"existingSecret": "alerts"},
+    }
+    objects = render({**values, **given})
     names = set(the(objects, "ConfigMap")["data"])
     names |= {entry["name"] for item in objects for c in containers(item) for entry in c.get("env", ())}
     own = {name for name in names if name.startswith(ENVIRONMENT_PREFIX)}
-    assert {"STALLWATCH_STORE_URL", "STALLWATCH_MAX_STREAMS"} <= own
+    assert {"STALLWATCH_STORE_URL", "STALLWATCH_MAX_STREAMS"} | AGREED <= own
     assert own - SERVICE_ENVIRONMENT - AGREED == set()
 
 

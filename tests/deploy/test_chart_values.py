@@ -16,7 +16,12 @@ helm_python = pytest.importorskip("helm_python", reason="helm-python-sdk is not 
 
 SCHEMA = json.loads((CHART / "values.schema.json").read_text())
 DEFAULTS = yaml.safe_load((CHART / "values.yaml").read_text())
-OWNED = frozenset({"host", "grpc_port", "http_port", "data_dir", "store_url", "ray_address", "external_url"})
+OWNED = frozenset(
+    {
+        *("host", "grpc_port", "http_port", "data_dir", "store_url", "ray_address"),
+        *("external_url", "grafana_url", "alerts"),
+    }
+)
 """Settings that the chart makes out of other values."""
 
 
@@ -111,6 +116,8 @@ WRONG = {
     "settings.snapshotSeconds": (0,),
     "settings.analysis": ("none",),
     "externalUrl": ("stallwatch.example.org",),
+    "grafanaUrl": ("grafana",),
+    "alerts.existingSecret": (["x"],),
     "service.type": ("Headless",),
     "service.grpcPort": (0, 65536, "9846"),
     "autoscaling.targetCPUUtilizationPercentage": (0, 101),

@@ -146,6 +146,13 @@ spec:
               name: {{ .Values.store.existingSecret }}
               key: {{ .Values.store.key }}
         {{- end }}
+        {{- if .Values.alerts.existingSecret }}
+        - name: STALLWATCH_ALERTS
+          valueFrom:
+            secretKeyRef:
+              name: {{ .Values.alerts.existingSecret }}
+              key: {{ .Values.alerts.key }}
+        {{- end }}
         {{- with .Values.extraEnv }}
         {{- toYaml . | nindent 8 }}
         {{- end }}
