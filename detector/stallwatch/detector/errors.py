@@ -30,3 +30,7 @@ class AnalyzerLostError(StallwatchError):
 
 class TooManyRunsError(StallwatchError):
     """No further run can be analyzed at the same time."""
+
+
+class RayLostError(StallwatchError):
+    """The Ray node that this process works through is gone: only a new process can join another."""

@@ -2,13 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-import socket
-import subprocess
-import tempfile
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
@@ -18,39 +12,19 @@ from stallwatch.detector.alerts.silences import Silence
 from stallwatch.detector.engine.replay import replay_inputs
 from stallwatch.detector.store import Store
 from support.analyzer_inputs import a_run
+from support.postgresql import postgresql
 from support.rank import Rank, hello, steps
 from support.service import Service
 from support.shown_runs import full_run
-from support.waiting import wait_until
 
 pytest.importorskip("psycopg", reason="stallwatch[postgresql] is not installed")
-PROGRAMS = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
 
 
 @pytest.fixture(scope="module")
 def url():
     """The URL of a database of its own."""
-    if not PROGRAMS:
-        pytest.skip("postgresql is not installed: apt-get install postgresql")
-    folder = Path(tempfile.mkdtemp(prefix="swpg"))
-    # PostgreSQL refuses to run as root.
-    user = ["runuser", "-u", "postgres", "--"] if os.geteuid() == 0 else []
-    if user:
-        shutil.chown(folder, "postgres")
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        port = one.getsockname()[1]
-    data = folder / "data"
-    create = [*user, PROGRAMS[-1] / "initdb", "-D", data, "-U", "stallwatch", "--auth=trust"]
-    subprocess.run(create, check=True, capture_output=True, cwd=folder)
-    start = [*user, PROGRAMS[-1] / "postgres", "-D", data, "-p", str(port), "-h", "127.0.0.1", "-k", folder]
-    with (folder / "log").open("wb") as log:
-        process = subprocess.Popen(start, stdout=log, stderr=log, cwd=folder)
-    wait_until("PostgreSQL", lambda: b"ready to accept connections" in (folder / "log").read_bytes())
-    yield f"postgresql+psycopg://stallwatch@127.0.0.1:{port}/postgres"
-    process.terminate()
-    process.wait(30)
-    shutil.rmtree(folder, ignore_errors=True)
+    with postgresql() as url:
+        yield url
 
 
 def test_a_run_comes_back_as_it_was_saved(url):

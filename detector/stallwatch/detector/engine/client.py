@@ -84,14 +84,14 @@ class AnalyzerClient:
             raise AnalyzerLostError(f"the analyzer of run {self.run} was restarted")
 
     async def _call(self, method: str, *arguments: Any) -> Any:
-        from ray.exceptions import RayActorError, RayTaskError
+        from ray.exceptions import ActorUnschedulableError, RayActorError, RayTaskError
 
         try:
             reference = getattr(self._handle, method).remote(*arguments)
             return await asyncio.wait_for(asyncio.wrap_future(reference.future()), CALL_SECONDS)
         except RayTaskError:
             raise
-        except (RayActorError, asyncio.TimeoutError) as error:
+        except (RayActorError, ActorUnschedulableError, asyncio.TimeoutError) as error:
             raise AnalyzerLostError(f"the analyzer of run {self.run} is not there") from error
 
 

@@ -61,6 +61,22 @@ def stop() -> None:
     ray.shutdown()
 
 
+def lost() -> str | None:
+    """Why no analyzer can be reached any more from this process; None while they can.
+
+    A driver is bound to the node that it joined through, and Ray itself says nothing when that one dies.
+    """
+    import ray
+
+    if not ray.is_initialized():
+        return "Ray is gone"
+    own = ray.get_runtime_context().get_node_id()
+    nodes = ray.nodes()  # type: ignore[no-untyped-call]
+    if any(node["NodeID"] == own and node["Alive"] for node in nodes):
+        return None
+    return "the Ray node on this machine is gone"
+
+
 def _start_embedded() -> None:
     os.environ.pop("RAY_ADDRESS", None)
     if "RAY_AUTH_MODE" not in os.environ:

@@ -20,7 +20,7 @@ from stallwatch.detector.engine import cluster
 from stallwatch.detector.engine.client import Analyzers
 from stallwatch.detector.engine.cluster import Cluster
 from stallwatch.detector.engine.messages import AnalyzerSettings
-from stallwatch.detector.errors import StoreError, UsageError
+from stallwatch.detector.errors import RayLostError, StoreError, UsageError
 from stallwatch.detector.http.app import create_app
 from stallwatch.detector.http.collector import Exposed
 from stallwatch.detector.http.render import finding_json, plain
@@ -36,6 +36,8 @@ from stallwatch.detector.version import VERSION
 
 SERVICE_FILE = "service.json"
 STREAM_GRACE_SECONDS = 1.0
+RAY_SECONDS = 5.0
+"""Between two looks whether Ray is still there."""
 
 log = logging.getLogger(__name__)
 
@@ -117,15 +119,36 @@ async def _serve(settings: Settings) -> None:
         await http.start(http_socket)
         addresses = Addresses(settings.host, grpc_port, http_socket.getsockname()[1])
         _announce(addresses, settings.data_dir, ray, store)
+        ray_gone = asyncio.create_task(_ray_gone(stopped), name="ray")
         try:
             await stopped.wait()
             await _shut_down(runs, gateway, http, alerts, settings.shutdown_seconds)
+            if ray_gone.done():
+                raise RayLostError(
+                    f"{ray_gone.result()}: start the detector again; agents send what was not saved"
+                )
         finally:
+            ray_gone.cancel()
             (settings.data_dir / SERVICE_FILE).unlink(missing_ok=True)
     finally:
         http_socket.close()
         cluster.stop()
         store.close()
+
+
+async def _ray_gone(stopped: asyncio.Event) -> str:
+    """Stop the service when its Ray is gone, and say why: whoever started it starts it again."""
+    while True:
+        await asyncio.sleep(RAY_SECONDS)
+        try:
+            reason = await asyncio.to_thread(cluster.lost)
+        except Exception as error:
+            # The head may be away for a while; that the node is gone is known from it only.
+            log.warning("Ray does not answer: %s", error)
+            continue
+        if reason is not None:
+            stopped.set()
+            return reason
 
 
 async def _shut_down(
