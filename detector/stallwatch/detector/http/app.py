@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Awaitable, Callable
 
 from prometheus_client import CollectorRegistry
@@ -12,13 +11,14 @@ from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.middleware.gzip import GZipMiddleware
 from starlette.requests import Request
-from starlette.responses import HTMLResponse, PlainTextResponse, Response
+from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
 from stallwatch.detector.errors import AnalyzerLostError, StoreError
-from stallwatch.detector.http.api import RUNS_PATH, Api, ReadModel, error_response
+from stallwatch.detector.http.api import RUNS_PATH, Api, error_response
 from stallwatch.detector.http.collector import Exposed, StallwatchCollector
-from stallwatch.detector.http.page import render_page
+from stallwatch.detector.http.model import ReadModel
+from stallwatch.detector.http.page import SecurityHeaders, page_routes
 from stallwatch.detector.http.query import QueryError
 
 COMPRESSED_FROM_BYTES = 1024
@@ -31,9 +31,6 @@ def create_app(
     registry = CollectorRegistry()
     registry.register(StallwatchCollector(expose))
     api = Api(model)
-
-    async def page(_request: Request) -> Response:
-        return HTMLResponse(render_page(await model.views(), time.time()))
 
     async def metrics(request: Request) -> Response:
         encode, content_type = choose_encoder(request.headers.get("accept", ""))
@@ -48,14 +45,14 @@ def create_app(
 
     return Starlette(
         routes=[
-            Route("/", page),
+            *page_routes(model),
             Route("/metrics", metrics),
             Route("/livez", live),
             Route("/readyz", ready),
             Route(RUNS_PATH, api.list_runs),
             Route(RUNS_PATH + "/{rest:path}", api.get_run),
         ],
-        middleware=[Middleware(GZipMiddleware, minimum_size=COMPRESSED_FROM_BYTES)],
+        middleware=[Middleware(SecurityHeaders), Middleware(GZipMiddleware, minimum_size=COMPRESSED_FROM_BYTES)],
         exception_handlers={
             QueryError: _query_error,
             HTTPException: _http_error,
