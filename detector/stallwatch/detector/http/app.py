@@ -52,7 +52,10 @@ def create_app(
             Route(RUNS_PATH, api.list_runs),
             Route(RUNS_PATH + "/{rest:path}", api.get_run),
         ],
-        middleware=[Middleware(SecurityHeaders), Middleware(GZipMiddleware, minimum_size=COMPRESSED_FROM_BYTES)],
+        middleware=[
+            Middleware(SecurityHeaders),
+            Middleware(GZipMiddleware, minimum_size=COMPRESSED_FROM_BYTES),
+        ],
         exception_handlers={
             QueryError: _query_error,
             HTTPException: _http_error,

@@ -30,7 +30,9 @@ CHARTS = (
     Chart("gradient-norm", "Gradient norm", ("gradient_norm_local", "gradient_norm_reduced")),
     Chart("phases", "Time per step, by phase", tuple(f"{phase}_seconds" for phase in STEP_PHASES), "s"),
     Chart("throughput", "Samples per second", ("samples_per_second",)),
-    Chart("batch", "Batch and gradient noise scale", ("effective_batch_size", "gradient_noise_scale"), "samples"),
+    Chart(
+        "batch", "Batch and gradient noise scale", ("effective_batch_size", "gradient_noise_scale"), "samples"
+    ),
     Chart("learning-rate", "Learning rate", ("learning_rate",)),
 )
 _OF_CATEGORY = {
@@ -56,8 +58,10 @@ def charts_of(finding: Finding, names: Collection[str]) -> list[Chart]:
 
 
 def window(finding: Finding, view: RunView) -> tuple[int, int]:
-    """The steps around a finding: as many before its onset as it has lasted, and up to where it ended."""
-    end = view.step if finding.resolved_step is None else finding.resolved_step
-    end = max(end, finding.detected_step, finding.since_step)
-    context = max(end - finding.since_step, _CONTEXT_STEPS)
-    return max(finding.since_step - context, 0), min(end + context // 4, max(view.step, end))
+    """The steps around a finding: its onset and where it was called, and where it was resolved unless that is far."""
+    called = max(finding.detected_step, finding.since_step)
+    context = max(2 * (called - finding.since_step), _CONTEXT_STEPS)
+    end = called + context
+    if finding.resolved_step is not None and finding.resolved_step <= called + 8 * context:
+        end = max(end, finding.resolved_step + context)
+    return max(finding.since_step - context, 0), min(end, max(view.step, called + 1))

@@ -14,7 +14,11 @@ _COLOUR = "#3d82d8"
 def curve_svg(points: Sequence[SeriesPoint], width: int = 120, height: int = 32) -> str:
     """The curve, stretched over the picture."""
     shape = path(points, width, height)
-    line = f'<path d="{shape}" fill="none" stroke="{_COLOUR}" stroke-width="1.5" stroke-linejoin="round"/>' if shape else ""
+    line = (
+        f'<path d="{shape}" fill="none" stroke="{_COLOUR}" stroke-width="1.5" stroke-linejoin="round" vector-effect="non-scaling-stroke"/>'
+        if shape
+        else ""
+    )
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" height="{height}" '
         f'preserveAspectRatio="none">{line}</svg>'

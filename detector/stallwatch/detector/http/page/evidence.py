@@ -17,6 +17,8 @@ class Columns:
     """Lists of the same length, as one table."""
 
     header: tuple[str, ...]
+    textual: tuple[bool, ...]
+    """Which of them hold text."""
     rows: tuple[tuple[str, ...], ...]
     left_out: int
 
@@ -50,9 +52,7 @@ def evidence(found: Mapping[str, EvidenceValue]) -> Evidence:
 
 def label(name: str) -> str:
     """An evidence's name as words, without the unit that its value shows."""
-    for unit in ("_seconds", "_ratio"):
-        name = name.removesuffix(unit)
-    return words.plain(name)
+    return words.plain(name.removesuffix("_seconds"))
 
 
 def text(name: str, value: EvidenceValue) -> str:
@@ -75,4 +75,5 @@ def _table(columns: Sequence[tuple[str, Sequence[EvidenceValue]]]) -> Columns:
     rows = tuple(
         tuple(text(name, values[index]) for name, values in columns) for index in range(min(length, _ROWS))
     )
-    return Columns(tuple(label(name) for name, _ in columns), rows, max(length - _ROWS, 0))
+    textual = tuple(any(isinstance(each, str) for each in values) for _, values in columns)
+    return Columns(tuple(label(name) for name, _ in columns), textual, rows, max(length - _ROWS, 0))

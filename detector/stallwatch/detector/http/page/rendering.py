@@ -28,7 +28,15 @@ def environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    for word in (words.number, words.seconds, words.ago, words.moment, words.percent, words.plain, words.ranks):
+    for word in (
+        words.number,
+        words.seconds,
+        words.ago,
+        words.moment,
+        words.percent,
+        words.plain,
+        words.ranks,
+    ):
         made.filters[word.__name__] = word
     made.globals.update(
         asset=static_files.address,

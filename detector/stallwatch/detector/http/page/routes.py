@@ -116,11 +116,15 @@ class _Pages:
         for rank in ranks:
             if str(rank.rank) == number:
                 return respond(request, "rank.html", contexts.rank(view, rank, ranks))
-        raise _MissingError(f"Run {view.run!r} has no rank {number!r}: its ranks go from 0 to {view.world_size - 1}.")
+        raise _MissingError(
+            f"Run {view.run!r} has no rank {number!r}: its ranks go from 0 to {view.world_size - 1}."
+        )
 
 
 async def _runbooks(request: Request) -> Response:
-    return respond(request, "runbooks.html", {"names": await asyncio.to_thread(runbooks.names), "missing": None})
+    return respond(
+        request, "runbooks.html", {"names": await asyncio.to_thread(runbooks.names), "missing": None}
+    )
 
 
 async def _runbook(request: Request) -> Response:

@@ -56,7 +56,9 @@ def render(text: str) -> str:
     markdown.add_render_rule("link_open", _link_open)
     markdown.add_render_rule("link_close", _link_close)
     markdown.add_render_rule("image", _image)
-    markdown.add_render_rule("table_open", lambda *_: '<div class="scroll" tabindex="0" role="group" aria-label="table"><table>')
+    markdown.add_render_rule(
+        "table_open", lambda *_: '<div class="scroll" tabindex="0" role="group" aria-label="table"><table>'
+    )
     markdown.add_render_rule("table_close", lambda *_: "</table></div>\n")
     return str(markdown.render(text))
 

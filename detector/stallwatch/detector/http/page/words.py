@@ -14,7 +14,10 @@ def number(value: float | None, digits: int = 4) -> str:
         return NOTHING if value is None else str(value)
     if float(value).is_integer() and abs(value) < 1e15:
         return f"{int(value):,}"
-    return f"{value:,.{digits}g}" if 1e-3 <= abs(value) < 1e6 else f"{value:.{digits - 1}e}"
+    if 1e-3 <= abs(value) < 1e6:
+        return f"{value:,.{digits}g}"
+    mantissa, _, exponent = f"{value:.{digits - 1}e}".partition("e")
+    return f"{mantissa.rstrip('0').rstrip('.')}e{int(exponent)}"
 
 
 def seconds(value: float | None) -> str:

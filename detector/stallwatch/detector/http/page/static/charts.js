@@ -53,6 +53,15 @@ function bounds(values) {
   return { log, low: low >= 0 && low < 0.3 * high ? 0 : low - margin, high: high + margin };
 }
 
+// Where the lines of a logarithmic axis are: powers of ten, or 1, 2, 5 where it has few of them.
+function logSplits(low, high) {
+  const from = Math.floor(Math.log10(low)), to = Math.ceil(Math.log10(high));
+  const every = Math.ceil((to - from) / 6), steps = to - from <= 3 ? [1, 2, 5] : [1];
+  const splits = [];
+  for (let power = from; power <= to; power += every) for (const step of steps) splits.push(step * 10 ** power);
+  return splits.filter((value) => value >= low && value <= high);
+}
+
 function options(figure, names, range, extent, width) {
   const unit = figure.dataset.unit;
   const axis = { stroke: style("--muted"), grid: { stroke: style("--grid"), width: 1 }, ticks: { show: false }, font: "11px system-ui, sans-serif" };
@@ -74,7 +83,7 @@ function options(figure, names, range, extent, width) {
     ],
     axes: [
       { ...axis, space: 70, size: 30, values: (_, ticks) => ticks.map(position) },
-      { ...axis, size: 62, values: (_, ticks) => ticks.map((tick) => (tick == null ? "" : withUnit(tick, unit))) },
+      { ...axis, size: 62, ...(range.log ? { splits: () => logSplits(range.low, range.high) } : {}), values: (_, ticks) => ticks.map((tick) => (tick == null ? "" : withUnit(tick, unit))) },
     ],
     legend: { live: true },
     cursor: { drag: { x: true, y: false, setScale: false }, sync: { key: "run" }, points: { size: 6 } },
@@ -122,8 +131,9 @@ async function load() {
   try {
     const figures = [...board.querySelectorAll(".chart")];
     const judging = figures.some((each) => each.dataset.judged !== undefined) ? judgements() : null;
+    const there = new Set((await get("/series"))?.series ?? []);
     await Promise.all(figures.map(async (figure) => {
-      const names = figure.dataset.series.split(" ");
+      const names = figure.dataset.series.split(" ").filter((name) => there.has(name));
       const found = await Promise.all(names.map((name) => series(name, figure.dataset.points)));
       const known = await judging;
       if (mine !== turn) return;

@@ -15,7 +15,7 @@ export function position(value) {
 export function number(value) {
   if (value == null || !Number.isFinite(value)) return "-";
   const size = Math.abs(value);
-  return size !== 0 && (size < 1e-3 || size >= 1e6) ? value.toExponential(3) : short.format(value);
+  return size !== 0 && (size < 1e-3 || size >= 1e6) ? value.toExponential(3).replace(/\.?0+e/, "e") : short.format(value);
 }
 
 export function seconds(value) {

@@ -3,7 +3,7 @@
 import { integer, number, seconds, style } from "./format.js";
 
 const EVERY_MS = 5000;
-const GUTTER = 76, ROW = 13, BAND_GAP = 22, LEAST_CELL = 4, LARGEST_CELL = 26;
+const GUTTER = 76, BAND_GAP = 22, LEAST_CELL = 4, LARGEST_CELL = 44;
 const LABELS = {
   lag_steps: "step lag", step_seconds: "step", input_seconds: "input", forward_seconds: "forward",
   backward_seconds: "backward", sync_seconds: "sync wait", optimizer_seconds: "optimizer", loss: "loss",
@@ -42,15 +42,16 @@ function arrange() {
   const width = heat.clientWidth;
   const cell = Math.min(Math.max(Math.floor((width - GUTTER) / ranks.length), LEAST_CELL), LARGEST_CELL);
   const across = Math.max(Math.min(Math.floor((width - GUTTER) / cell), ranks.length), 1);
-  const band = rows.length * ROW + BAND_GAP;
-  return { width, cell, across, band, height: Math.ceil(ranks.length / across) * band };
+  const tall = ranks.length > 2 * across ? 13 : 18;
+  const band = rows.length * tall + BAND_GAP;
+  return { width, cell, across, band, tall, height: Math.ceil(ranks.length / across) * band };
 }
 
 function draw() {
   rows = heat.dataset.columns.split(" ").map(measure).filter(Boolean);
   if (!ranks.length || !rows.length) return;
   layout = arrange();
-  const ratio = devicePixelRatio, { width, height, cell, across, band } = layout;
+  const ratio = devicePixelRatio, { width, height, cell, across, band, tall } = layout;
   canvas.width = width * ratio;
   canvas.height = height * ratio;
   canvas.style.width = `${width}px`;
@@ -66,30 +67,30 @@ function draw() {
       const value = rank[row.name];
       if (value == null) return;
       context.fillStyle = colour((value - row.median) / row.scale, low, usual, high);
-      context.fillRect(x, y + at * ROW, cell - gap, ROW - 1);
+      context.fillRect(x, y + at * tall, cell - gap, tall - 1);
     });
     if (rank.findings.length) {
       context.fillStyle = style("--critical");
-      context.fillRect(x, y + rows.length * ROW, cell - gap, 3);
+      context.fillRect(x, y + rows.length * tall, cell - gap, 3);
     }
   });
   context.fillStyle = style("--muted");
   for (let index = 0; index < ranks.length; index += across) {
     const y = Math.floor(index / across) * band;
     context.textAlign = "right";
-    rows.forEach((row, at) => context.fillText(LABELS[row.name] ?? row.name, GUTTER - 6, y + at * ROW + 10));
+    rows.forEach((row, at) => context.fillText(LABELS[row.name] ?? row.name, GUTTER - 6, y + at * tall + tall / 2 + 4));
     const last = Math.min(index + across, ranks.length) - 1;
     context.textAlign = "left";
-    context.fillText(`${ranks[index].rank}`, GUTTER, y + rows.length * ROW + 15);
+    context.fillText(`${ranks[index].rank}`, GUTTER, y + rows.length * tall + 15);
     if (last > index) {
       context.textAlign = "right";
-      context.fillText(`${ranks[last].rank}`, GUTTER + (last - index + 1) * cell, y + rows.length * ROW + 15);
+      context.fillText(`${ranks[last].rank}`, GUTTER + (last - index + 1) * cell, y + rows.length * tall + 15);
     }
   }
   if (chosen >= 0 && chosen < ranks.length) {
     context.strokeStyle = style("--text");
     context.lineWidth = 2;
-    context.strokeRect(GUTTER + (chosen % across) * cell - 1, Math.floor(chosen / across) * band - 1 + 1, cell + 1, rows.length * ROW);
+    context.strokeRect(GUTTER + (chosen % across) * cell - 1, Math.floor(chosen / across) * band, cell + 1, rows.length * tall);
   }
 }
 

@@ -70,6 +70,8 @@ function drawMarks(u, context, judged, ratio) {
   const { left, top, width, height } = u.bbox;
   const inside = (step) => step >= u.scales.x.min && step <= u.scales.x.max;
   context.font = `${11 * ratio}px system-ui, sans-serif`;
+  context.textAlign = "left";
+  context.textBaseline = "alphabetic";
   context.lineWidth = ratio;
   for (const event of judged.events.filter((each) => inside(each.step))) {
     const x = u.valToPos(event.step, "x", true), y = top + height - 12 * ratio, half = 4 * ratio;

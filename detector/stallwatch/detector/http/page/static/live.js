@@ -42,6 +42,16 @@ function replace(old, part) {
   if (again) again.focus({ preventScroll: true });
 }
 
+// A run grows series: their charts come where the server puts them.
+function addCharts(next) {
+  const board = document.getElementById("charts");
+  if (!board) return Boolean(next.getElementById("charts"));
+  for (const figure of next.querySelectorAll("#charts .chart")) {
+    if (!document.getElementById(figure.id)) board.append(document.importNode(figure, true));
+  }
+  return false;
+}
+
 function show(text) {
   if (text === shown) return;
   const next = new DOMParser().parseFromString(text, "text/html");
@@ -61,6 +71,10 @@ function show(text) {
     changed = true;
   }
   document.title = next.title;
+  if (addCharts(next)) {
+    location.reload(); // the first ones bring scripts along
+    return;
+  }
   if (changed) document.dispatchEvent(new Event("stallwatch:changed"));
 }
 
