@@ -72,5 +72,5 @@ def test_a_wheel_brings_the_folders_along():
     included = build["targets"]["wheel"]["force-include"]
     for source, target in included.items():
         assert (ROOT / source).is_dir(), source
-        assert target == f"stallwatch/detector/http/page/runbooks/{source.removeprefix('docs/')}"
+        assert target == f"stallwatch/detector/http/page/documents/{source.removeprefix('docs/')}"
     assert {Path(source).name for source in included} == set(runbooks._FOLDERS)

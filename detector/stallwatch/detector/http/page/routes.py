@@ -75,7 +75,9 @@ class _Pages:
         place = addresses.parse(raw_path(request).removeprefix("/runs"))
         view = await self._model.view(place.run)
         if view is None:
-            raise _MissingError(f"There is no run {place.run!r}.")
+            raise _MissingError(
+                f"There is no run {place.run!r}: it has not reported, or its name is another."
+            )
         match place.part:
             case "loss.svg":
                 return await self._picture(view)

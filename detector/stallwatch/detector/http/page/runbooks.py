@@ -17,7 +17,7 @@ from markdown_it.utils import EnvType, OptionsDict
 from stallwatch.detector.http.page.addresses import runbook_address
 
 _FOLDERS = ("causes", "findings", "runbooks")
-_PACKAGED = Path(__file__).parent / "runbooks"
+_PACKAGED = Path(__file__).parent / "documents"
 _CHECKOUT = Path(__file__).parents[5] / "docs"
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]*\Z")
 

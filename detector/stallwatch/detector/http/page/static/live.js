@@ -8,6 +8,7 @@ const linkState = document.getElementById("link-state");
 const announcer = document.getElementById("announcer");
 let shown = "";
 let wait = EVERY_MS;
+const served = new WeakMap(); // parts as the server gave them: readers open details
 
 function findings(root) {
   return new Map([...root.querySelectorAll("[data-finding]")].map((each) => [each.dataset.finding, each]));
@@ -28,10 +29,20 @@ function keepOpen(old, part) {
   if (old.matches("details[open]")) part.open = true;
 }
 
+// A picture that is there already is kept: a new one would flicker.
+function keepPictures(old, part) {
+  const there = new Map([...old.querySelectorAll("img")].map((each) => [each.getAttribute("src"), each]));
+  for (const each of part.querySelectorAll("img")) {
+    const same = there.get(each.getAttribute("src"));
+    if (same) each.replaceWith(same);
+  }
+}
+
 function replace(old, part) {
   const focused = old.contains(document.activeElement) ? document.activeElement : null;
   const scrolled = [...old.querySelectorAll(".scroll")].map((each) => each.scrollLeft);
   keepOpen(old, part);
+  keepPictures(old, part);
   old.replaceWith(part);
   [...part.querySelectorAll(".scroll")].forEach((each, index) => { each.scrollLeft = scrolled[index] || 0; });
   if (!focused) return;
@@ -66,8 +77,10 @@ function show(text) {
   let changed = false;
   for (const old of document.querySelectorAll("[data-live]")) {
     const part = next.getElementById(old.id);
-    if (!part || part.outerHTML === old.outerHTML) continue;
-    replace(old, document.importNode(part, true));
+    if (!part || part.outerHTML === (served.get(old) ?? old.outerHTML)) continue;
+    const copy = document.importNode(part, true);
+    served.set(copy, part.outerHTML);
+    replace(old, copy);
     changed = true;
   }
   document.title = next.title;
