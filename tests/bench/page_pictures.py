@@ -28,7 +28,12 @@ DEMO = "gpt-small/broken-in-three-ways"
 LOOKS: dict[str, dict[str, Any]] = {
     "light": {},
     "dark": {"color_scheme": "dark"},
-    "narrow": {"viewport": {"width": 390, "height": 844}, "device_scale_factor": 2, "has_touch": True},
+    "narrow": {
+        "viewport": {"width": 390, "height": 844},
+        "device_scale_factor": 2,
+        "has_touch": True,
+        "color_scheme": "dark",
+    },
 }
 
 
@@ -74,11 +79,27 @@ def photograph(service: Service, browser: Browser, folder: Path) -> None:
                 print(f"{name} {look}: {'too wide by ' + str(wide) if wide > 0 else 'fits'} {tab.complaints}")
 
 
+def keep(folder: Path, docs: Path) -> None:
+    """The pictures of docs/page.md: cut to what fits a page, and few colours."""
+    from PIL import Image
+
+    for name, source, tall in (
+        ("overview", "overview-light", 700),
+        ("run", "run-light", 1700),
+        ("finding", "plateau-dark", 1500),
+        ("narrow", "run-narrow", 1900),
+    ):
+        picture = Image.open(folder / f"{source}.png").convert("RGB")
+        picture = picture.crop((0, 0, picture.width, min(tall, picture.height)))
+        picture.quantize(96).save(docs / f"page-{name}.png", optimize=True)
+
+
 def main() -> int:
     """Make what is missing, and take the pictures."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--docs", type=Path, help="folder that gets those of docs/page.md")
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
     with Service(options.data) as service:
@@ -86,6 +107,8 @@ def main() -> int:
             make_runs(service, options.data)
         with chromium() as browser:
             photograph(service, browser, options.out)
+    if options.docs:
+        keep(options.out, options.docs)
     return 0
 
 

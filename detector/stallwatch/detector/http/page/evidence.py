@@ -52,7 +52,7 @@ def evidence(found: Mapping[str, EvidenceValue]) -> Evidence:
 
 def label(name: str) -> str:
     """An evidence's name as words, without the unit that its value shows."""
-    return words.plain(name.removesuffix("_seconds"))
+    return words.plain(name.replace("_seconds", ""))
 
 
 def text(name: str, value: EvidenceValue) -> str:
@@ -62,12 +62,14 @@ def text(name: str, value: EvidenceValue) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, (int, float)):
-        if name.endswith("_seconds"):
+        if "_seconds" in name:
             return words.seconds(value)
         if name.endswith(("share", "_shares")) and 0 <= value <= 1:
             return words.percent(value)
         return words.number(value)
-    return ", ".join(text(name, each) for each in value) if isinstance(value, tuple) else value
+    return (
+        ", ".join(text(name, each) for each in value) if isinstance(value, tuple) else value or words.NOTHING
+    )
 
 
 def _table(columns: Sequence[tuple[str, Sequence[EvidenceValue]]]) -> Columns:

@@ -45,6 +45,12 @@ function summarise(points, name, unit) {
   return `${words(name)}: ${at(first)}, ${at(last)}; least ${at(least)}, most ${at(most)}.`;
 }
 
+function latest(kept, unit) {
+  const last = kept.map(([name, points]) => [words(name), points[points.length - 1]]);
+  const step = Math.max(...last.map(([, point]) => point.step));
+  return `At step ${integer(step)}: ${last.map(([name, point]) => `${name} ${withUnit(point.value, unit)}`).join(", ")}.`;
+}
+
 function bounds(values) {
   const low = Math.min(...values), high = Math.max(...values);
   const log = low > 0 && high / low > LOGARITHMIC_FROM;
@@ -102,9 +108,9 @@ function options(figure, names, range, extent, width) {
 function paint(figure, names, found) {
   const plot = figure.querySelector(".plot"), summary = figure.querySelector(".summary");
   const kept = names.map((name, index) => [name, found[index]]).filter(([, points]) => points.length);
-  const text = kept.map(([name, points]) => summarise(points, name, figure.dataset.unit)).join(" ");
-  summary.textContent = text || "No points at these steps.";
-  plot.setAttribute("aria-label", `${figure.dataset.title}. ${summary.textContent}`);
+  const unit = figure.dataset.unit, text = kept.map(([name, points]) => summarise(points, name, unit)).join(" ");
+  summary.textContent = kept.length ? latest(kept, unit) : "No points at these steps.";
+  plot.setAttribute("aria-label", `${figure.dataset.title}. ${text || summary.textContent}`);
   charts.get(figure)?.destroy();
   charts.delete(figure);
   plot.replaceChildren();

@@ -4,6 +4,7 @@ import { style, words } from "./format.js";
 
 const FORECAST_SHARE = 0.3; // of what is shown: a longer band would say more of the future than of the run
 const MARKS = 8;
+const STANDING = new Set(["hung", "lost", "finished"]);
 
 // The part of the forecast that is drawn: level now, and where it may be at `end`.
 export function forecastOf(run, first) {
@@ -18,10 +19,11 @@ export function forecastOf(run, first) {
   };
 }
 
-function trendOf(run, first) {
-  const loss = run.loss;
+// Over the latest stretch in which the loss was in one state; a run that stands still or is over has one from before.
+function trendOf({ run, states, first }) {
+  const loss = run.loss, since = states.filter((span) => !STANDING.has(span.state)).pop()?.from_step ?? 0;
   if (loss.value == null || loss.slope_per_step == null) return null;
-  const from = Math.max(run.state_since_step, first, run.step - 0.4 * (run.step - first));
+  const from = Math.max(since, first, run.step - 0.4 * (run.step - first));
   return { from, start: loss.value - loss.slope_per_step * (run.step - from), to: run.step, end: loss.value };
 }
 
@@ -56,7 +58,7 @@ function drawForecast(u, context, judged, ratio) {
     line(u, context, [[ahead.from, ahead.level], [ahead.to, ahead.expected]]);
     context.stroke();
   }
-  const trend = trendOf(judged.run, judged.first);
+  const trend = trendOf(judged);
   if (trend) {
     context.setLineDash([]);
     context.strokeStyle = style("--trend");
@@ -83,25 +85,32 @@ function drawMarks(u, context, judged, ratio) {
   const marks = judged.findings.filter((each) => inside(each.since_step))
     .sort((a, b) => (a.status === "firing") - (b.status === "firing") || a.detected_step - b.detected_step)
     .slice(-MARKS).sort((a, b) => a.since_step - b.since_step);
-  marks.forEach((finding, index) => {
-    const x = u.valToPos(finding.since_step, "x", true), y = top + (12 + 14 * (index % 4)) * ratio;
-    const firing = finding.status === "firing";
-    context.strokeStyle = context.fillStyle = style(firing ? `--${finding.severity}` : "--muted");
-    context.setLineDash(firing ? [5 * ratio, 3 * ratio] : [2 * ratio, 4 * ratio]);
+  const colour = (finding) => style(finding.status === "firing" ? `--${finding.severity}` : "--muted");
+  for (const finding of marks) {
+    const x = u.valToPos(finding.since_step, "x", true);
+    context.strokeStyle = colour(finding);
+    context.setLineDash(finding.status === "firing" ? [5 * ratio, 3 * ratio] : [2 * ratio, 4 * ratio]);
     context.beginPath();
     context.moveTo(x, top);
     context.lineTo(x, top + height);
     context.stroke();
+  }
+  const ends = []; // of the last label on each line of labels
+  for (const finding of marks) {
     const text = words(finding.kind), wide = context.measureText(text).width, gap = 4 * ratio;
-    const fits = x + gap + wide <= left + width;
-    const at = fits ? x + gap : x - gap - wide;
+    const x = u.valToPos(finding.since_step, "x", true);
+    const at = x + gap + wide <= left + width ? x + gap : x - gap - wide;
+    const free = ends.findIndex((end) => at > end + gap), row = free < 0 ? ends.length : free;
+    ends[row] = at + wide;
+    const y = top + (12 + 15 * row) * ratio;
     context.save();
     context.fillStyle = style("--surface");
     context.globalAlpha = 0.85;
     context.fillRect(at - 2 * ratio, y - 10 * ratio, wide + 4 * ratio, 13 * ratio);
     context.restore();
+    context.fillStyle = colour(finding);
     context.fillText(text, at, y);
-  });
+  }
 }
 
 export function draw(u, judged) {
