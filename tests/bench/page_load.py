@@ -124,7 +124,7 @@ def measure(service: Service, browser: Browser, path: str, tries: int) -> tuple[
             if tab.page.query_selector("#charts"):
                 tab.charted()
             if tab.page.query_selector("#heat"):
-                tab.page.wait_for_function("Number(document.querySelector('#heat').dataset.loaded) > 0")
+                tab.page.wait_for_function("() => Number(document.querySelector('#heat').dataset.loaded) > 0")
             seconds.append(time.perf_counter() - began)
             transferred = max(transferred, received["bytes"])
             complaints += tab.complaints

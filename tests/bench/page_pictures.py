@@ -72,7 +72,7 @@ def photograph(service: Service, browser: Browser, folder: Path) -> None:
                 if tab.page.query_selector("#charts"):
                     tab.charted()
                 if tab.page.query_selector("#heat-canvas"):
-                    tab.page.wait_for_function("document.querySelector('#heat').dataset.loaded > 0")
+                    tab.page.wait_for_function("() => document.querySelector('#heat').dataset.loaded > 0")
                 tab.page.wait_for_load_state("networkidle")
                 tab.page.screenshot(path=folder / f"{name}-{look}.png", full_page=True)
                 wide = tab.page.evaluate("document.documentElement.scrollWidth - innerWidth")

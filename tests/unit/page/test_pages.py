@@ -251,6 +251,7 @@ def test_nothing_that_a_job_sends_becomes_markup():
     resolved = replace(finding, id=MARKUP, status="resolved", resolved_step=1)
     model.shown[MARKUP, "findings"] = (finding, resolved)
     model.shown[MARKUP, "ranks"] = tuple(replace(rank, node=MARKUP) for rank in analysis.ranks())
+    model.shown[MARKUP, "series_names"] = (*analysis.series_names(), f"evaluation_{MARKUP}")
     model.shown[MARKUP, "events"] = tuple(
         replace(event, kind=MARKUP, text=MARKUP) for event in analysis.events()
     )

@@ -9,6 +9,8 @@ from stallwatch.detector.core.findings import Finding
 from stallwatch.detector.core.views import STEP_PHASES, RunView
 
 _CONTEXT_STEPS = 50
+_EVALUATION = "evaluation_"
+_LINES = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +48,9 @@ _OF_CATEGORY = {
 
 def charts(names: Collection[str]) -> list[Chart]:
     """The charts that a run with these series has."""
-    return [chart for chart in CHARTS if any(series in names for series in chart.series)]
+    metrics = [each for each in sorted(names) if each.startswith(_EVALUATION) and each != "evaluation_loss"]
+    evaluation = Chart("evaluation", "Evaluation", tuple(metrics[:_LINES]))
+    return [chart for chart in (*CHARTS, evaluation) if any(series in names for series in chart.series)]
 
 
 def charts_of(finding: Finding, names: Collection[str]) -> list[Chart]:

@@ -139,7 +139,7 @@ async function load() {
     const judging = figures.some((each) => each.dataset.judged !== undefined) ? judgements() : null;
     const there = new Set((await get("/series"))?.series ?? []);
     await Promise.all(figures.map(async (figure) => {
-      const names = figure.dataset.series.split(" ").filter((name) => there.has(name));
+      const names = JSON.parse(figure.dataset.series).filter((name) => there.has(name));
       const found = await Promise.all(names.map((name) => series(name, figure.dataset.points)));
       const known = await judging;
       if (mine !== turn) return;
