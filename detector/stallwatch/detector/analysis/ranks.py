@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from stallwatch.detector.core.inputs import Phase, RankHeartbeat, RankHello
 from stallwatch.detector.core.liveness import LivenessObservation
+from stallwatch.detector.core.views import STEP_PHASES
 
 _REMEMBERED_INCARNATIONS = 4
 _SHORTEST_SPAN = 0.5
@@ -43,6 +44,8 @@ _FILLS: dict[str, float] = {
     "cpu_wait_to": -1,
 }
 
+_TIMES = frozenset(f"{phase}_seconds" for phase in ("step", *STEP_PHASES))
+
 
 @dataclass(slots=True)
 class RankTable:
@@ -74,6 +77,9 @@ class RankTable:
     step_seconds: NDArray[np.float64] = field(default_factory=lambda: _floats(np.nan))
     sync_seconds: NDArray[np.float64] = field(default_factory=lambda: _floats(np.nan))
     input_seconds: NDArray[np.float64] = field(default_factory=lambda: _floats(np.nan))
+    forward_seconds: NDArray[np.float64] = field(default_factory=lambda: _floats(np.nan))
+    backward_seconds: NDArray[np.float64] = field(default_factory=lambda: _floats(np.nan))
+    optimizer_seconds: NDArray[np.float64] = field(default_factory=lambda: _floats(np.nan))
     cpu_wait: NDArray[np.float64] = field(default_factory=lambda: _floats(np.nan))
     """Seconds that the training thread had waited for a CPU, at `cpu_wait_at` by the agent's clock."""
     cpu_wait_at: NDArray[np.float64] = field(default_factory=lambda: _floats(0.0))
@@ -87,6 +93,10 @@ class RankTable:
     flight_records: dict[int, str] = field(default_factory=dict)
     endings: dict[int, str] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        # A snapshot of an older version has no values for columns that are younger.
+        self._fill(self.size)
+
     @property
     def size(self) -> int:
         """Number of ranks there is room for."""
@@ -94,16 +104,15 @@ class RankTable:
 
     def grow(self, size: int) -> None:
         """Make room for ranks below `size`."""
-        missing = size - self.size
-        if missing <= 0:
-            return
+        if size > self.size:
+            self._fill(size)
+
+    def _fill(self, size: int) -> None:
         for column in fields(self):
             value = getattr(self, column.name)
-            if isinstance(value, np.ndarray):
-                fill = _FILLS.get(
-                    column.name, np.nan if column.name.startswith(("step_s", "sync_s", "input_s")) else 0
-                )
-                setattr(self, column.name, np.append(value, np.full(missing, fill, value.dtype)))
+            if isinstance(value, np.ndarray) and value.size < size:
+                fill = _FILLS.get(column.name, np.nan if column.name in _TIMES else 0)
+                setattr(self, column.name, np.append(value, np.full(size - value.size, fill, value.dtype)))
 
     def attach(self, now: float, hello: RankHello) -> None:
         """A process of this rank has introduced itself (again)."""

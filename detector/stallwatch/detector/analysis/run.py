@@ -23,11 +23,16 @@ from stallwatch.detector.core.family import Peer
 from stallwatch.detector.core.findings import Finding
 from stallwatch.detector.core.inputs import Parallelism, RankBatch, RankHeartbeat, RankHello
 from stallwatch.detector.core.learning import LossAssessment
-from stallwatch.detector.core.observations import EvaluationObservation, StepObservation
+from stallwatch.detector.core.observations import (
+    AttemptObservation,
+    EvaluationObservation,
+    EventObservation,
+    StepObservation,
+)
 from stallwatch.detector.core.sampled import SampledObservation
 from stallwatch.detector.core.scaling import NoiseScaleObservation
 from stallwatch.detector.core.verdicts import Verdict
-from stallwatch.detector.core.views import RankView, RunView
+from stallwatch.detector.core.views import EventView, RankView, RunView, StateSpan
 from stallwatch.detector.diagnosis import DIAGNOSED, explain
 from stallwatch.detector.rules import RuleBook
 from stallwatch.detector.signals.loss import LossSignal
@@ -183,6 +188,14 @@ class RunAnalysis:
         """The read models of the ranks of the current attempt."""
         return views.rank_views(self.state)
 
+    def events(self) -> tuple[EventView, ...]:
+        """What changed while the run ran: the latest ones, by step."""
+        return self.state.chronicle.events()
+
+    def states(self) -> tuple[StateSpan, ...]:
+        """The states that the run was called, the latest of them, oldest first."""
+        return tuple(self.state.chronicle.states)
+
     def series_names(self) -> tuple[str, ...]:
         """Names that `series` knows."""
         return self.state.series.names()
@@ -292,6 +305,10 @@ class RunAnalysis:
             state.series.evaluation(observation)
         elif isinstance(observation, SampledObservation):
             accounting.remember_sample(state, observation)
+        elif isinstance(observation, EventObservation):
+            state.chronicle.event(now, observation)
+        elif isinstance(observation, AttemptObservation) and observation.attempt:
+            state.chronicle.attempt(now, observation)
         for result in self.pipeline.feed(observation):
             if isinstance(result, Verdict):
                 self._take(now, result)
@@ -336,5 +353,7 @@ class RunAnalysis:
                 for kind in accounting.STANDSTILL & state.findings.active.keys():
                     state.findings.apply(now, Verdict(kind=kind, firing=False, step=max(state.step, 0)))
         name, since = views.run_state(state)
+        if name != state.state or not state.chronicle.states:
+            state.chronicle.state(now, name, since, max(state.step, 0))
         if name != state.state or name != "finished":
             state.state, state.state_since_step = name, since

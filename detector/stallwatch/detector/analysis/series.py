@@ -9,11 +9,12 @@ from numpy.typing import NDArray
 
 from stallwatch.detector.core.observations import EvaluationObservation, StepObservation
 from stallwatch.detector.core.sampled import SampledObservation
+from stallwatch.detector.core.views import STEP_PHASES
 from stallwatch.detector.signals.history import BlockHistory
 
 _BUFFERED = 64
 _CAPACITY = 128
-_MEDIANS = ("step_seconds", "sync_seconds", "input_seconds")
+_MEDIANS = ("step_seconds", *(f"{phase}_seconds" for phase in STEP_PHASES))
 _MAX_METRICS = 16
 _GROUP = 8
 """Steps that are pooled before they reach a history, for series that nobody needs step by step."""

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from stallwatch.detector.analysis.align import Aligner
 from stallwatch.detector.analysis.attempts import Attempt
+from stallwatch.detector.analysis.chronicle import Chronicle
 from stallwatch.detector.analysis.clock import StepClock
 from stallwatch.detector.analysis.findings import FindingBook
 from stallwatch.detector.analysis.ranks import RankTable, SequenceLedger
@@ -49,6 +50,7 @@ class RunState:
     aligner: Aligner = field(default_factory=Aligner)
     findings: FindingBook = field(default_factory=FindingBook)
     series: SeriesBook = field(default_factory=SeriesBook)
+    chronicle: Chronicle = field(default_factory=Chronicle)
     noise_scale: NoiseScaleObservation | None = None
     clock: StepClock = field(default_factory=StepClock)
     assessment: LossAssessment | None = None

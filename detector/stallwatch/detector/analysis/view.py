@@ -92,6 +92,9 @@ def rank_views(state: RunState) -> tuple[RankView, ...]:
                 findings=tuple(
                     kind for kind, finding in state.findings.active.items() if rank in finding.ranks
                 ),
+                forward_seconds=_known(table.forward_seconds[rank]),
+                backward_seconds=_known(table.backward_seconds[rank]),
+                optimizer_seconds=_known(table.optimizer_seconds[rank]),
             )
         )
     return tuple(views)

@@ -98,6 +98,35 @@ class RankView:
     last_seen_at: float
     findings: tuple[str, ...] = ()
     """Kinds of the firing findings that name this rank."""
+    forward_seconds: float | None = None
+    backward_seconds: float | None = None
+    optimizer_seconds: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class EventView:
+    """Something that changed: the user or the agent said so, or the job began anew."""
+
+    step: int
+    kind: str
+    """The user's own word, what the agent calls it, or `restart`."""
+    text: str
+    automatic: bool
+    """Whether the agent noticed it by itself; always for a restart."""
+    at: float
+    """When it was analyzed, in Unix seconds."""
+
+
+@dataclass(frozen=True, slots=True)
+class StateSpan:
+    """A state that the run was, or is, called."""
+
+    state: str
+    from_step: int
+    """Estimate of where it began."""
+    called_step: int
+    called_at: float
+    """Unix seconds."""
 
 
 @dataclass(frozen=True, slots=True)

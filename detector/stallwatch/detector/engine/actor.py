@@ -13,6 +13,7 @@ from stallwatch.detector.analysis.config import AnalysisConfig
 from stallwatch.detector.analysis.run import RunAnalysis
 from stallwatch.detector.analysis.series import SeriesPoint
 from stallwatch.detector.core.findings import Finding
+from stallwatch.detector.core.views import EventView, StateSpan
 from stallwatch.detector.engine import snapshot
 from stallwatch.detector.engine.apply import apply
 from stallwatch.detector.engine.messages import AnalyzerSettings, IngestResult, PollResult, Progress, RankKey
@@ -120,6 +121,10 @@ class RunAnalyzer:
     def series(self, name: str, from_step: int | None, to_step: int | None, points: int) -> list[SeriesPoint]:
         """At most `points` points of a series."""
         return self._analysis.series(name, from_step, to_step, points)
+
+    def happenings(self) -> tuple[tuple[EventView, ...], tuple[StateSpan, ...]]:
+        """The run's events, and the states it was called."""
+        return self._analysis.events(), self._analysis.states()
 
     def close(self) -> None:
         """Save, and let go of files and connections."""

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, Protocol
+from dataclasses import asdict
+from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import Response
 
-from stallwatch.detector.analysis.series import SeriesPoint
-from stallwatch.detector.core.findings import Finding
-from stallwatch.detector.core.views import RankView, RunView
+from stallwatch.detector.http.model import ReadModel
 from stallwatch.detector.http.query import (
     QueryError,
     Target,
@@ -18,40 +16,11 @@ from stallwatch.detector.http.query import (
     parse_status,
     parse_target,
     parse_window,
+    raw_path,
 )
 from stallwatch.detector.http.render import dumps, finding_json, point_json, rank_json, run_json
 
 RUNS_PATH = "/api/v1/runs"
-
-
-class ReadModel(Protocol):
-    """Where the API gets what it shows from."""
-
-    async def views(self) -> list[RunView]:
-        """Every run, the latest first."""
-        ...
-
-    async def view(self, run: str) -> RunView | None:
-        """One run."""
-        ...
-
-    async def findings(self, run: str) -> Sequence[Finding]:
-        """All findings of a run."""
-        ...
-
-    async def ranks(self, run: str) -> Sequence[RankView]:
-        """The ranks of a run."""
-        ...
-
-    async def series_names(self, run: str) -> Sequence[str]:
-        """The series of a run."""
-        ...
-
-    async def series(
-        self, run: str, name: str, from_step: int | None, to_step: int | None, points: int
-    ) -> Sequence[SeriesPoint]:
-        """A series of a run."""
-        ...
 
 
 class JsonResponse(Response):
@@ -85,7 +54,7 @@ class Api:
 
     async def get_run(self, request: Request) -> Response:
         """`GET /api/v1/runs/{run}` and what is below it."""
-        target = parse_target(_raw_path(request).removeprefix(RUNS_PATH))
+        target = parse_target(raw_path(request).removeprefix(RUNS_PATH))
         view = await self._model.view(target.run)
         if view is None:
             raise QueryError(
@@ -98,6 +67,14 @@ class Api:
                 check_parameters(request.query_params, ())
                 ranks = await self._model.ranks(target.run)
                 return JsonResponse({"run": target.run, "ranks": [rank_json(rank) for rank in ranks]})
+            case "events":
+                check_parameters(request.query_params, ())
+                events = await self._model.events(target.run)
+                return JsonResponse({"run": target.run, "events": [asdict(event) for event in events]})
+            case "states":
+                check_parameters(request.query_params, ())
+                states = await self._model.states(target.run)
+                return JsonResponse({"run": target.run, "states": [asdict(state) for state in states]})
             case "series":
                 return await self._series(request, target)
             case _:
@@ -133,10 +110,3 @@ class Api:
         )
         body = {"run": target.run, "name": target.name, "points": [point_json(point) for point in points]}
         return JsonResponse(body)
-
-
-def _raw_path(request: Request) -> str:
-    """The path as it was sent: Starlette has unquoted its own, and a run's name may hold a slash."""
-    raw = request.scope.get("raw_path") or request.scope["path"].encode()
-    path: str = raw.decode("ascii", "replace")
-    return path.partition("?")[0]

@@ -10,15 +10,16 @@ from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.middleware.gzip import GZipMiddleware
 from starlette.requests import Request
-from starlette.responses import HTMLResponse, PlainTextResponse, Response
+from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
 from stallwatch.detector.errors import AnalyzerLostError, StoreError
 from stallwatch.detector.http.alerts import AlertModel, alert_routes
-from stallwatch.detector.http.api import RUNS_PATH, Api, ReadModel, error_response
+from stallwatch.detector.http.api import RUNS_PATH, Api, error_response
 from stallwatch.detector.http.collector import Exposed, StallwatchCollector
 from stallwatch.detector.http.exposition import encode
-from stallwatch.detector.http.page import render_page
+from stallwatch.detector.http.model import ReadModel
+from stallwatch.detector.http.page import SecurityHeaders, page_routes
 from stallwatch.detector.http.query import QueryError
 
 COMPRESSED_FROM_BYTES = 1024
@@ -36,9 +37,6 @@ def create_app(
     collector = StallwatchCollector(expose)
     api = Api(model)
 
-    async def page(_request: Request) -> Response:
-        return HTMLResponse(render_page(await model.views(), time.time()))
-
     async def metrics(request: Request) -> Response:
         started = time.perf_counter()
         body, content_type = encode(collector.collect(), request.headers.get("accept", ""))
@@ -54,7 +52,7 @@ def create_app(
 
     return Starlette(
         routes=[
-            Route("/", page),
+            *page_routes(model),
             Route("/metrics", metrics),
             Route("/livez", live),
             Route("/readyz", ready),
@@ -63,7 +61,8 @@ def create_app(
             *(alert_routes(alerts) if alerts is not None else ()),
         ],
         middleware=[
-            Middleware(GZipMiddleware, minimum_size=COMPRESSED_FROM_BYTES, compresslevel=COMPRESSION_LEVEL)
+            Middleware(SecurityHeaders),
+            Middleware(GZipMiddleware, minimum_size=COMPRESSED_FROM_BYTES, compresslevel=COMPRESSION_LEVEL),
         ],
         exception_handlers={
             QueryError: _query_error,

@@ -6,11 +6,13 @@ from dataclasses import dataclass
 from urllib.parse import unquote
 
 from starlette.datastructures import QueryParams
+from starlette.requests import Request
 
 STATUSES = ("firing", "resolved", "all")
 DEFAULT_POINTS = 500
 MAX_POINTS = 10_000
 LARGEST_STEP = 2**63 - 1
+_PARTS = frozenset({"events", "findings", "ranks", "series", "states"})
 
 
 class QueryError(Exception):
@@ -29,7 +31,7 @@ class Target:
 
     run: str
     part: str = ""
-    """`findings`, `ranks`, `series`, or empty for the run itself."""
+    """One of those below a run, or empty for the run itself."""
     name: str = ""
 
 
@@ -42,9 +44,16 @@ def parse_target(path: str) -> Target:
     segments = path.strip("/").split("/")
     if len(segments) >= 3 and segments[-2] == "series":
         return Target(_join(segments[:-2]), "series", unquote(segments[-1]))
-    if len(segments) >= 2 and segments[-1] in {"findings", "ranks", "series"}:
+    if len(segments) >= 2 and segments[-1] in _PARTS:
         return Target(_join(segments[:-1]), segments[-1])
     return Target(_join(segments))
+
+
+def raw_path(request: Request) -> str:
+    """The path as it was sent: Starlette has unquoted its own, and a run's name may hold a slash."""
+    raw = request.scope.get("raw_path") or request.scope["path"].encode()
+    path: str = raw.decode("ascii", "replace")
+    return path.partition("?")[0]
 
 
 def parse_status(parameters: QueryParams) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 
 from stallwatch.detector.analysis.series import SeriesPoint
 from stallwatch.detector.core.findings import Finding
-from stallwatch.detector.core.views import RankView, RunView
+from stallwatch.detector.core.views import EventView, RankView, RunView, StateSpan
 from stallwatch.detector.engine.archive import Archive
 from stallwatch.detector.engine.client import Analyzers
 from stallwatch.detector.engine.messages import PollResult
@@ -128,6 +128,14 @@ class Runs:
         analysis = await asyncio.to_thread(self._archive.analysis, run)
         return analysis.ranks() if analysis is not None else ()
 
+    async def events(self, run: str) -> Sequence[EventView]:
+        """What changed while the run ran."""
+        return (await self._happenings(run))[0]
+
+    async def states(self, run: str) -> Sequence[StateSpan]:
+        """The states that the run was called."""
+        return (await self._happenings(run))[1]
+
     async def series_names(self, run: str) -> Sequence[str]:
         """The series that a run has."""
         if (live := self._live.get(run)) is not None:
@@ -143,6 +151,12 @@ class Runs:
             return await live.client.series(name, from_step, to_step, points)
         analysis = await asyncio.to_thread(self._archive.analysis, run)
         return analysis.series(name, from_step, to_step, points) if analysis is not None else ()
+
+    async def _happenings(self, run: str) -> tuple[Sequence[EventView], Sequence[StateSpan]]:
+        if (live := self._live.get(run)) is not None:
+            return await live.client.happenings()
+        analysis = await asyncio.to_thread(self._archive.analysis, run)
+        return (analysis.events(), analysis.states()) if analysis is not None else ((), ())
 
     async def _open(self, run: str) -> LiveRun:
         if self._closing:
