@@ -192,7 +192,7 @@ def test_a_kind_has_a_runbook(kind):
 def test_a_kind_is_in_the_references(kind):
     """A row in docs/metrics.md, one in docs/alerts.md, and one where findings, causes or questions are explained."""
     docs = ROOT / "docs"
-    assert f"| `{kind}` |" in (docs / "metrics.md").read_text()
+    assert f"| [`{kind}`](" in (docs / "metrics.md").read_text()
     assert f"| `{alert_name(kind)}` | `{kind}` |" in (docs / "alerts.md").read_text()
     words = [docs / name for name in ("findings.md", "diagnosis.md", "questions.md")]
     assert any(f"`{kind}`" in page.read_text() for page in words if page.exists()), (
