@@ -131,12 +131,27 @@ def measure(service: Service, browser: Browser, path: str, tries: int) -> tuple[
     return seconds, transferred, complaints
 
 
+def photograph(service: Service, browser: Browser, folder: Path) -> None:
+    """The run's page, to see whether so many ranks can be read."""
+    for width in (1280, 390):
+        with browser.tab(service.url, viewport={"width": width, "height": 900}) as tab:
+            tab.visit(f"{service.url}/runs/{RUN}")
+            tab.charted()
+            tab.page.wait_for_function("() => Number(document.querySelector('#heat').dataset.loaded) > 0")
+            tab.page.screenshot(path=folder / f"large-{width}.png", full_page=True)
+            box = tab.page.locator("#heat").bounding_box()
+            inside = tab.page.locator("#heat-canvas").bounding_box()
+            fits = inside["x"] + inside["width"] <= box["x"] + box["width"]
+            print(f"at {width} px the heat map {'fits' if fits else 'is cut'}")
+
+
 def main() -> int:
     """Measure the pages; 1 when one is over its budget."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--steps", type=int, default=1_000_000)
     parser.add_argument("--ranks", type=int, default=1024)
     parser.add_argument("--tries", type=int, default=5)
+    parser.add_argument("--picture", type=Path, help="folder for pictures of the run, wide and narrow")
     options = parser.parse_args()
     began = time.perf_counter()
     analysis = large_run(options.steps, options.ranks)
@@ -157,6 +172,8 @@ def main() -> int:
                     f"{size:,} bytes, {len(complaints)} complaints {complaints[:3]}"
                 )
                 over |= middle > BUDGET_SECONDS or size > BUDGET_BYTES or bool(complaints)
+            if options.picture:
+                photograph(service, browser, options.picture)
     return int(over)
 
 

@@ -91,7 +91,9 @@ def keep(folder: Path, docs: Path) -> None:
     ):
         picture = Image.open(folder / f"{source}.png").convert("RGB")
         picture = picture.crop((0, 0, picture.width, min(tall, picture.height)))
-        picture.quantize(96).save(docs / f"page-{name}.png", optimize=True)
+        picture.quantize(256, method=Image.Quantize.MAXCOVERAGE).save(
+            docs / f"page-{name}.png", optimize=True
+        )
 
 
 def main() -> int:

@@ -122,6 +122,8 @@ def test_it_fits_a_telephone(service, stalled, browser, scheme):
             if tab.page.query_selector("#charts"):
                 tab.charted()
             assert tab.page.evaluate("document.documentElement.scrollWidth") == 390, path
+            for box in (each.bounding_box() for each in tab.page.query_selector_all("canvas")):
+                assert box is None or box["x"] + box["width"] <= 390, path
         assert tab.complaints == []
 
 

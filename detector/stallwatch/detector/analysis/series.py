@@ -96,9 +96,8 @@ class SeriesBook:
                 numbers,
                 np.array([o.learning_rates[0] if o.learning_rates else np.nan for o in group]),
             )
-            for name in _MEDIANS:
-                values = np.stack([getattr(o, name) for o in group])
-                medians = _row_medians(values)
+            rows = np.stack([getattr(o, name) for name in _MEDIANS for o in group])
+            for name, medians in zip(_MEDIANS, _row_medians(rows).reshape(-1, len(group)), strict=True):
                 self._pool(name, numbers, medians)
                 if name == "step_seconds":
                     with np.errstate(invalid="ignore", divide="ignore"):

@@ -21,7 +21,7 @@ const middle = (sorted) => (sorted.length ? sorted[sorted.length >> 1] : 0);
 
 function measure(name) {
   const known = ranks.map((rank) => rank[name]).filter((value) => value != null).sort((a, b) => a - b);
-  if (!known.length) return null;
+  if (!known.length || (name === "steps_missing" && !known[known.length - 1])) return null;
   const median = middle(known);
   const spread = 1.4826 * middle(known.map((value) => Math.abs(value - median)).sort((a, b) => a - b));
   return { name, median, scale: Math.max(spread, LEAST[name] ?? LEAST_SHARE * Math.abs(median), 1e-9) };
@@ -39,7 +39,8 @@ function colour(z, low, usual, high) {
 }
 
 function arrange() {
-  const width = heat.clientWidth;
+  const around = getComputedStyle(heat);
+  const width = heat.clientWidth - parseFloat(around.paddingLeft) - parseFloat(around.paddingRight);
   const cell = Math.min(Math.max(Math.floor((width - GUTTER) / ranks.length), LEAST_CELL), LARGEST_CELL);
   const across = Math.max(Math.min(Math.floor((width - GUTTER) / cell), ranks.length), 1);
   const tall = ranks.length > 2 * across ? 13 : 18;
