@@ -89,3 +89,19 @@ def test_blocks_that_died_of_a_burst_are_not_frozen():
         gradient_norm=level(0.5, 0.5, peak=500.0),
     )
     assert not stands_alone("frozen_parameters", seen)
+
+
+def test_steps_that_are_rounded_away_freeze_nothing():
+    """A learning rate of a billionth of its peak moves no weight, though all of them get their gradients."""
+    seen = vitals(
+        left_blocks=BLOCKS,
+        left_share=1.0,
+        left_since=504,
+        still_blocks=BLOCKS,
+        still_share=1.0,
+        still_with_gradient=BLOCKS,
+        update_ratio=level(1e-12, 1e-3),
+        rate={"now": 1e-12, "peak": 1e-3, "since": 500, "before": 1e-3, "low_since": 500},
+    )
+    assert not stands_alone("frozen_parameters", seen)
+    assert first(seen) != "frozen_parameters"

@@ -13,6 +13,8 @@ from stallwatch.detector.diagnosis.evidence import decayed_away, half_underflow,
 from stallwatch.detector.diagnosis.weighing import Term, Weighing, log_ramp, ramp
 
 KIND = "frozen_parameters"
+_ROUNDED = 1e-4
+"""Usual steps change weights by a thousandth; 1e-4 of that is the resolution of single precision."""
 _BURST = 100.0
 """A gradient so many times larger than usual kills the units before a block: what gets none after it is dead, not frozen."""
 
@@ -46,6 +48,10 @@ def weigh(vitals: Vitals) -> Weighing | None:
         Term(
             -ramp(dead, 0.5, 0.8, 5.0) if not near else 0.0,
             f"{100 * dead:.0f} % of the units have no gradient where some have",
+        ),
+        Term(
+            -6.0 * _is_rounded_away(vitals),
+            f"they have gradients, and the learning rate is {vitals.rate.ratio:.1g} of its peak: such steps are rounded away",
         ),
         Term(
             -log_ramp(largest, _BURST / 2, 10 * _BURST, 4.0) if not near else 0.0,
@@ -84,9 +90,17 @@ def _is_broken(vitals: Vitals, *, flagged: bool) -> bool:
     seen = vitals.optimization
     if decayed_away(vitals) or not seen.left_share >= 0.5 or seen.live_zero_rows.now > 0.5:
         return False
+    if _is_rounded_away(vitals):
+        return False
     if flagged:
         return stopped(vitals)
     return seen.silent_share.now < 0.99 and not _is_lost(vitals) and not largest_gradient(vitals) > _BURST
+
+
+def _is_rounded_away(vitals: Vitals) -> bool:
+    """Whether blocks rest only because steps at this learning rate are below what single precision can add to their weights."""
+    seen = vitals.optimization
+    return vitals.rate.ratio < _ROUNDED and set(seen.left_blocks) <= set(seen.still_with_gradient)
 
 
 def _is_lost(vitals: Vitals) -> bool:
