@@ -9,6 +9,7 @@ import subprocess
 import pytest
 import yaml
 
+from stallwatch.detector.alerts.naming import Links
 from support.chart import CHART, ROOT, of_kind, render, the, validate
 
 helm_python = pytest.importorskip("helm_python", reason="helm-python-sdk is not installed")
@@ -99,6 +100,31 @@ def test_the_rules_are_those_of_the_repository_linked_to_this_installation(tmp_p
         file = tmp_path / "rules.yaml"
         file.write_text(yaml.safe_dump(rule["spec"]))
         subprocess.run(["promtool", "check", "rules", file], check=True, capture_output=True)
+
+
+@needs_rules
+def test_alerts_lead_to_grafana_where_there_is_one():
+    """As what the service sends itself does; runbooks stay with the detector."""
+    values = {"grafanaUrl": "https://grafana.example.org/", "prometheusRule": {"enabled": True}}
+    rule = the(render(values), "PrometheusRule")
+    alerts = [entry for group in rule["spec"]["groups"] for entry in group["rules"] if "alert" in entry]
+    links = {alert["alert"]: alert["annotations"] for alert in alerts}
+    run = Links("http://detector", values["grafanaUrl"]).quoted_dashboard("{{ $labels.run | urlquery }}")
+    assert links["TrainingHang"]["dashboard_url"] == run
+    assert links["TrainingHang"]["runbook_url"].endswith("/runbooks/hang")
+
+
+@needs_dashboards
+def test_dashboards_lead_to_the_detector_where_people_reach_it():
+    """The default of their variable is externalUrl."""
+    objects = render({"externalUrl": "https://sw.example.org/", "dashboards": {"enabled": True}})
+    texts = [text for item in of_kind(objects, "ConfigMap") for text in item["data"].values()]
+    boards = [text for text in texts if '"schemaVersion"' in text]
+    assert boards
+    for text in boards:
+        assert "https://sw.example.org" in text
+        assert "localhost" not in text
+        json.loads(text)
 
 
 @needs_dashboards

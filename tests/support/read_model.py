@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from contextlib import contextmanager
 from typing import Any
 
+from stallwatch.detector.alerts.naming import Links
 from stallwatch.detector.analysis import RunAnalysis
 from stallwatch.detector.http.app import create_app
 from stallwatch.detector.http.collector import Exposed
@@ -57,11 +58,11 @@ class Analyses:
 
 
 @contextmanager
-def pages(model: Analyses):
+def pages(model: Analyses, links: Links | None = None):
     """A client of the application over the model."""
 
     async def problems():
         return []
 
-    with serving(create_app(model, lambda: Exposed([], ()), problems)) as client:
+    with serving(create_app(model, lambda: Exposed([], ()), problems, links=links)) as client:
         yield client

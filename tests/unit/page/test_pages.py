@@ -10,6 +10,7 @@ from urllib.parse import quote
 
 import pytest
 
+from stallwatch.detector.alerts.naming import Links
 from stallwatch.detector.analysis import RunAnalysis
 from stallwatch.detector.core.findings import Finding
 from stallwatch.detector.core.inputs import Event, RankBatch
@@ -270,3 +271,13 @@ def test_nothing_that_a_job_sends_becomes_markup():
             assert "<img src=x" not in page, path
             assert "<script>" not in page, path
             assert "&lt;img src=x" in page, path
+
+
+def test_a_run_leads_to_grafana_where_there_is_one():
+    """To its dashboard, with its name; otherwise there is no link."""
+    model = Analyses({SICK: analysed(SICK)})
+    with pages(model, Links(grafana_url="https://grafana.example.org")) as there:
+        address_there = f"https://grafana.example.org/d/stallwatch-run?var-run={quote(SICK, safe='')}"
+        assert f'href="{address_there}"' in there.get(address(SICK)).text
+    with pages(model) as without:
+        assert "Grafana" not in without.get(address(SICK)).text

@@ -22,10 +22,13 @@ def client():
         yield client
 
 
-@pytest.mark.parametrize("kind", [kind.name for kind in VOCABULARY.values() if kind.category == "causes"])
-def test_every_cause_has_a_runbook(client, kind):
-    """Under its name, with a heading."""
-    answer = client.get(f"/runbooks/{kind}")
+ABOUT_THE_SERVICE = sorted(path.stem for path in (ROOT / "docs/runbooks").glob("*.md"))
+
+
+@pytest.mark.parametrize("name", [*VOCABULARY, *ABOUT_THE_SERVICE])
+def test_every_alert_has_a_runbook(client, name):
+    """Of a kind, or about the service: under its name, with a heading."""
+    answer = client.get(f"/runbooks/{name}")
     assert answer.status_code == 200
     assert re.search(r"<h1>.*</h1>", answer.text)
 

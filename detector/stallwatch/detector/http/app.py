@@ -13,6 +13,7 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
+from stallwatch.detector.alerts.naming import Links
 from stallwatch.detector.errors import AnalyzerLostError, StoreError
 from stallwatch.detector.http.alerts import AlertModel, alert_routes
 from stallwatch.detector.http.api import RUNS_PATH, Api, error_response
@@ -32,6 +33,7 @@ def create_app(
     expose: Callable[[], Exposed],
     problems: Callable[[], Awaitable[list[str]]],
     alerts: AlertModel | None = None,
+    links: Links | None = None,
 ) -> Starlette:
     """The application; `problems` says what keeps the service from being ready."""
     collector = StallwatchCollector(expose)
@@ -52,7 +54,7 @@ def create_app(
 
     return Starlette(
         routes=[
-            *page_routes(model),
+            *page_routes(model, links),
             Route("/metrics", metrics),
             Route("/livez", live),
             Route("/readyz", ready),

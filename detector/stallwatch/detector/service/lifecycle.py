@@ -112,7 +112,7 @@ async def _serve(settings: Settings) -> None:
             )
             return Exposed(watched, own, alerts.sentences(), alerts.silenced())
 
-        http = HttpServer(create_app(runs, expose, problems, alerts=alerts))
+        http = HttpServer(create_app(runs, expose, problems, alerts=alerts, links=links))
         grpc_port = await gateway.start(settings.host, settings.grpc_port)
         await runs.start()
         await alerts.start()

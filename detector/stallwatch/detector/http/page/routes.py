@@ -10,6 +10,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
+from stallwatch.detector.alerts.naming import Links
 from stallwatch.detector.core.views import RunView
 from stallwatch.detector.errors import AnalyzerLostError, StoreError
 from stallwatch.detector.http.model import ReadModel
@@ -28,9 +29,9 @@ class _MissingError(Exception):
     """There is no such thing; the message says what there is."""
 
 
-def page_routes(model: ReadModel) -> list[BaseRoute]:
-    """All of the page."""
-    pages = _Pages(model)
+def page_routes(model: ReadModel, links: Links | None = None) -> list[BaseRoute]:
+    """All of the page; `links` say where Grafana is, if anywhere."""
+    pages = _Pages(model, links or Links())
     return [
         Route("/", _readable(pages.overview)),
         Route("/runs", _readable(pages.overview)),
@@ -61,8 +62,9 @@ def _problem(request: Request, status: int, title: str, text: str) -> Response:
 
 
 class _Pages:
-    def __init__(self, model: ReadModel) -> None:
+    def __init__(self, model: ReadModel, links: Links) -> None:
         self._model = model
+        self._links = links
 
     async def overview(self, request: Request) -> Response:
         """`GET /`."""
@@ -99,7 +101,12 @@ class _Pages:
             model.series(run, "loss", None, None, _LOSS_ROWS),
         )
         parts = contexts.RunParts(view, findings, ranks, events, states, names, loss)
-        return respond(request, "run.html", {**contexts.run(parts), "rank_columns": contexts.rank_columns()})
+        context = {
+            **contexts.run(parts),
+            "rank_columns": contexts.rank_columns(),
+            "grafana": self._links.dashboard(run) if self._links.grafana_url else "",
+        }
+        return respond(request, "run.html", context)
 
     async def _picture(self, view: RunView) -> Response:
         points = await self._model.series(view.run, "loss", None, None, _PICTURE_POINTS)
