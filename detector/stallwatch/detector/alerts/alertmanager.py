@@ -6,7 +6,7 @@ import asyncio
 import logging
 import random
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import httpx
@@ -53,6 +53,10 @@ class AlertmanagerPush:
     def believes(self, alerts: Sequence[Alert]) -> None:
         """What it was told before this service began: what is over meanwhile is resolved with the first request."""
         self._believed = {labels_of(alert.finding): alert for alert in alerts}
+
+    def forget(self, alerts: Collection[str]) -> None:
+        """Alerts that another detector sends: it says when they are over."""
+        self._believed = {labels: alert for labels, alert in self._believed.items() if alert.id not in alerts}
 
     def wake(self) -> None:
         """Something has changed: do not wait for the interval to pass."""

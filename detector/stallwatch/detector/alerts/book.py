@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import uuid
-from collections.abc import Iterable, Sequence
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from stallwatch.detector.alerts.model import FIRING, RESOLVED, Alert, Event, RunSummary, summarize
@@ -71,6 +71,29 @@ class AlertBook:
         runs = {alert.finding.run for alert in self.firing.values()}
         self._runs = {run: summary for run, summary in self._runs.items() if run in runs}
 
+    def seen(self, since: float) -> Mapping[str, float]:
+        """Alerts that were seen to fire since then, with when they were seen last."""
+        return {
+            identity: self._seen_at[identity]
+            for identity in self.firing
+            if self._seen_at.get(identity, 0.0) >= since
+        }
+
+    def unseen(self, since: float) -> Mapping[str, float]:
+        """Alerts that were not, with when they were seen last."""
+        return {
+            identity: self._seen_at[identity]
+            for identity in self.firing
+            if self._seen_at.get(identity, since) < since
+        }
+
+    def forget(self, alerts: Iterable[str]) -> None:
+        """Let go of alerts that are another detector's, and tell nobody."""
+        for identity in alerts:
+            self.firing.pop(identity, None)
+            self._seen_at.pop(identity, None)
+            self._changed.pop(identity, None)
+
     def silence_of(self, alert: Alert, now: float) -> Silence | None:
         """What keeps an alert quiet now."""
         return silenced_by(self.silences.values(), alert.finding.run, alert.finding.kind, now)
@@ -111,7 +134,7 @@ class AlertBook:
         run = alert.finding.run
         self._events.append(
             Event(
-                id=uuid.uuid4().hex,
+                id=_event_id(alert, status),
                 status=status,
                 at=now,
                 started_at=alert.started_at,
@@ -121,3 +144,8 @@ class AlertBook:
                 pending=tuple(range(self.webhooks)),
             )
         )
+
+
+def _event_id(alert: Alert, status: str) -> str:
+    """The same for all detectors that see this alert: the first of them tells it."""
+    return hashlib.sha256(f"{alert.id} {alert.started_at!r} {status}".encode()).hexdigest()[:32]

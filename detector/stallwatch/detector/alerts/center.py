@@ -29,6 +29,8 @@ from stallwatch.detector.errors import StoreError
 from stallwatch.detector.store import Store
 
 LOOK_SECONDS = 1.0
+SHARE_SECONDS = 5.0
+"""Between two looks at what other detectors do that share the store."""
 REQUEST_SECONDS = 10.0
 """For one request to a receiver."""
 
@@ -52,6 +54,7 @@ class AlertCenter:
         self._book = AlertBook(webhooks=len(settings.webhooks))
         self._sentences = SteadySentences()
         self._quiet: frozenset[str] = frozenset()
+        self._shared_at = 0.0
         self._unsaved: dict[str, Alert] = {}
         self._unsaved_events: dict[str, Event] = {}
         self._pending: dict[str, Event] = {}
@@ -160,14 +163,17 @@ class AlertCenter:
         now = time.time()
         for view, findings in self._shown():
             self._book.observe(view, findings, now)
+        if now - self._shared_at >= SHARE_SECONDS:
+            await self._share(now)
         self._book.pass_time(now)
         alerts, events = self._book.take_changes()
         self._unsaved.update((alert.id, alert) for alert in alerts)
-        for event in events:
+        self._unsaved_events.update((event.id, event) for event in events)
+        told_by_others = await self._save()
+        mine = [event for event in events if event.id not in told_by_others]
+        for event in mine:
             self.statistics.events[event.status] += 1
-            self._unsaved_events[event.id] = event
-        await self._save()
-        self._send(events)
+        self._send(mine)
         quiet, self._quiet = self._quiet, self._book.silenced(now)
         if alerts or quiet != self._quiet:
             self._wake()
@@ -176,20 +182,50 @@ class AlertCenter:
         self._ledger.forget_old(now)
         return self._ledger.firing(), self._ledger.silences(), self._ledger.pending()
 
-    async def _save(self) -> None:
-        """Write what is new; while that is not possible alerts are sent all the same."""
-        if not self._unsaved and not self._unsaved_events:
+    async def _share(self, now: float) -> None:
+        """Say which alerts are seen here, let go of those that are another detector's, and take over silences."""
+        seen = self._book.seen(now - SHARE_SECONDS)
+        unseen = self._book.unseen(now - SHARE_SECONDS)
+        try:
+            silences, gone = await asyncio.to_thread(self._read_shared, seen, unseen)
+        except StoreError as error:
+            log.warning("the store does not say what other detectors do: %s", error)
             return
+        self._shared_at = now
+        self._book.silences = {
+            each.id: each
+            for each in (*silences, *self._book.silences.values())
+            # One that was set while the store was read is kept.
+            if each.is_active(now) and (each in silences or each.created_at >= now)
+        }
+        self._book.forget(gone)
+        for push in self._pushes:
+            push.forget(gone)
+
+    def _read_shared(
+        self, seen: Mapping[str, float], unseen: Mapping[str, float]
+    ) -> tuple[list[Silence], frozenset[str]]:
+        self._ledger.see(seen)
+        return self._ledger.silences(), self._ledger.elsewhere(unseen)
+
+    async def _save(self) -> frozenset[str]:
+        """Write what is new; while that is not possible alerts are sent all the same.
+
+        Returns the events that another detector tells.
+        """
+        if not self._unsaved and not self._unsaved_events:
+            return frozenset()
         alerts, events = dict(self._unsaved), dict(self._unsaved_events)
         try:
-            await asyncio.to_thread(self._ledger.save, alerts.values(), events.values())
+            known = await asyncio.to_thread(self._ledger.save, alerts.values(), events.values())
         except StoreError as error:
             log.warning("alerts are not saved yet: %s", error)
-            return
+            return frozenset()
         self._unsaved = {key: each for key, each in self._unsaved.items() if alerts.get(key) is not each}
         self._unsaved_events = {
             key: each for key, each in self._unsaved_events.items() if events.get(key) is not each
         }
+        return known
 
     def _send(self, events: Iterable[Event]) -> None:
         for event in events:

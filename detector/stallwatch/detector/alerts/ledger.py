@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -17,6 +17,8 @@ from stallwatch.detector.store.codec import decode_finding, encode_finding
 EVENT_DAYS = 90
 """Events are history as well as what is still to be sent; after that they go. Alerts stay."""
 _DAY = 86_400.0
+_CLOCKS = 2.0
+"""Seconds that the clocks of detectors may differ by."""
 
 
 class Ledger:
@@ -25,13 +27,41 @@ class Ledger:
     def __init__(self, store: Store) -> None:
         self._store = store
 
-    def save(self, alerts: Iterable[Alert], events: Iterable[Event]) -> None:
-        """Write alerts that changed together with the events that say so."""
+    def save(self, alerts: Iterable[Alert], events: Iterable[Event]) -> frozenset[str]:
+        """Write alerts that changed together with the events that say so.
+
+        Returns the ids of events that were there already: another detector tells them.
+        """
+        known = set()
         with self._store.transaction() as connection:
             for alert in alerts:
                 self._store.upsert(connection, tables.alerts, {"id": alert.id}, _alert_row(alert))
             for event in events:
-                self._store.upsert(connection, tables.alert_events, {"id": event.id}, _event_row(event))
+                if not self._store.add(connection, tables.alert_events, {"id": event.id}, _event_row(event)):
+                    known.add(event.id)
+        return frozenset(known)
+
+    def see(self, alerts: Mapping[str, float]) -> None:
+        """Remember when alerts were seen to fire last."""
+        columns = tables.alerts.c
+        with self._store.transaction() as connection:
+            for identity, seen_at in alerts.items():
+                connection.execute(
+                    update(tables.alerts)
+                    .where(columns.id == identity, columns.ended_at.is_(None))
+                    .values(seen_at=seen_at)
+                )
+
+    def elsewhere(self, alerts: Mapping[str, float]) -> frozenset[str]:
+        """Of alerts and when they were seen here last: those that another detector has ended, or sees since."""
+        columns = tables.alerts.c
+        found = set()
+        for identity, seen_at in alerts.items():
+            query = select(columns.ended_at, columns.seen_at).where(columns.id == identity)
+            for row in self._store.rows(query):
+                if row.ended_at is not None or row.seen_at > seen_at + _CLOCKS:
+                    found.add(identity)
+        return frozenset(found)
 
     def firing(self) -> list[Alert]:
         """Alerts that were firing when the service ended."""

@@ -165,6 +165,13 @@ class Store:
         """Add a row, or change the one that has this key."""
         self._upsert(connection, table, key, values)
 
+    def add(self, connection: Connection, table: Any, key: dict[str, Any], values: dict[str, Any]) -> bool:
+        """Add a row unless there is one with this key; whether it was added."""
+        dialect = postgresql if self._engine.dialect.name == "postgresql" else sqlite
+        statement = dialect.insert(table).values(**key, **values)
+        result = connection.execute(statement.on_conflict_do_nothing(index_elements=list(key)))
+        return result.rowcount > 0
+
     def check(self) -> None:
         """Raise `StoreError` unless the store can be read and written now."""
         try:

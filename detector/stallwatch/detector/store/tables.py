@@ -73,6 +73,8 @@ alerts = Table(
     # NULL while it fires.
     Column("ended_at", Double, nullable=True, index=True),
     Column("told", Boolean, nullable=False),
+    # When a detector last saw it fire: of those that share a store, one may watch what the others do not.
+    Column("seen_at", Double, nullable=False, default=0.0),
     Column("finding", LargeBinary, nullable=False),
 )
 
