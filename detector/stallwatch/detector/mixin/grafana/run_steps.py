@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
+from stallwatch.detector.core.views import EXPOSED_BUCKETS
 from stallwatch.detector.mixin.grafana.fields import Json
 from stallwatch.detector.mixin.grafana.panels import graph, query, row, timeline
 from stallwatch.detector.mixin.grafana.promql import Scope
 
 _SECONDS = "stallwatch_step_seconds"
-_TAIL = 0.99
 
 
 def step_panels(run: Scope) -> list[Json]:
     """The row Steps."""
 
-    def rate(part: str, *labels: str) -> str:
-        return f"sum by ({', '.join(('namespace', 'run', 'phase', *labels))}) ({run.rate(_SECONDS + part)})"
+    def rate(part: str, **wanted: str) -> str:
+        return f"sum by (namespace, run, phase) ({run.rate(_SECONDS + part, **wanted)})"
 
     return [
         row("Steps"),
@@ -26,11 +26,17 @@ def step_panels(run: Scope) -> list[Json]:
             defaults={"min": 0},
         ),
         graph(
-            "Phases of a step, 99th percentile",
-            "Of the same, from the histogram: what its slowest ranks and steps take. A phase that is far above its mean has stragglers.",
-            query(f"histogram_quantile({_TAIL}, {rate('_bucket', 'le')})", "{{phase}}"),
-            unit="s",
-            defaults={"min": 0},
+            "Long phases",
+            "Share of the ranks' steps in which a phase took longer than 0.1 s and 1 s: a share that comes up while the mean stays has stragglers or single slow steps.",
+            *(
+                query(
+                    f"1 - {rate('_bucket', le=str(bound))} / {rate('_count')}",
+                    f"{{{{phase}}}} above {bound:g} s",
+                )
+                for bound in EXPOSED_BUCKETS
+            ),
+            unit="percentunit",
+            defaults={"min": 0, "max": 1},
         ),
         graph(
             "Waiting for other ranks",
