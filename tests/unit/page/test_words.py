@@ -82,3 +82,12 @@ def test_lists_of_the_same_length_share_a_table():
     assert (len(first.rows), first.left_out) == (64, 36)
     assert second.rows == (("1",), ("2",))
     assert shown.values == (("one", "3"),)
+
+
+def test_what_speaks_for_and_against_causes_has_their_names():
+    """Each in a table of its own, also where two have as many lines."""
+    given = {"cause_1_evidence": ("+3.0 a", "-1.0 b"), "cause_2_evidence": ("+1.0 c", "+0.5 d")}
+    first, second = evidence(given, ["lr_too_low", "noise_floor"]).tables
+    assert first.header == ("for and against lr too low",)
+    assert first.rows == (("+3.0 a",), ("-1.0 b",))
+    assert second.header == ("for and against noise floor",)

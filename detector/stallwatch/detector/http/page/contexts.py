@@ -86,7 +86,7 @@ def finding(view: RunView, found: Finding, series_names: Sequence[str]) -> dict[
     return {
         "view": view,
         "finding": found,
-        "evidence": evidence(found.evidence),
+        "evidence": evidence(found.evidence, [each.kind for each in found.causes if _is_weighed(each.kind)]),
         "says": VOCABULARY[found.kind].says if found.kind in VOCABULARY else "",
         "charts": charts.charts_of(found, series_names),
         "from_step": first,
@@ -115,3 +115,8 @@ def rank_columns() -> tuple[str, ...]:
     known = {column.name for column in fields(RankView)}
     wanted = ("lag_steps", *attention.RANK_TIMES, "loss", "steps_missing")
     return tuple(name for name in wanted if name in known)
+
+
+def _is_weighed(kind: str) -> bool:
+    """Whether a cause was weighed by its evidence; faults of other checks that come before it were not."""
+    return kind in VOCABULARY and VOCABULARY[kind].category == "causes"

@@ -32,12 +32,22 @@ class Evidence:
     texts: tuple[tuple[str, str], ...]
 
 
-def evidence(found: Mapping[str, EvidenceValue]) -> Evidence:
-    """Sort evidence by what shows it best."""
+def evidence(found: Mapping[str, EvidenceValue], causes: Sequence[str] = ()) -> Evidence:
+    """Sort evidence by what shows it best.
+
+    Args:
+        found: As the check gave it.
+        causes: Kinds that were weighed, the first one first: what was said for and against them is shown with their names.
+    """
     values: list[tuple[str, str]] = []
     texts: list[tuple[str, str]] = []
-    lists: dict[int, list[tuple[str, Sequence[EvidenceValue]]]] = {}
+    lists: dict[object, list[tuple[str, Sequence[EvidenceValue]]]] = {}
+    names = {f"cause_{place}_evidence": f"for and against {kind}" for place, kind in enumerate(causes, 1)}
     for name, value in found.items():
+        if name in names and isinstance(value, tuple):
+            if value:
+                lists[name] = [(names[name], value)]
+            continue
         if isinstance(value, tuple):
             if len(value) > 1:
                 lists.setdefault(len(value), []).append((name, value))
