@@ -9,6 +9,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+END_SECONDS = 45.0
+"""torchrun gives ranks 30 s."""
+
 
 class Job:
     """A torchrun job of `python -m stallwatch.agent.demo`, with its log and step timings in `folder`."""
@@ -42,8 +45,13 @@ class Job:
 
     def __exit__(self, *_: object) -> None:
         if self.process.poll() is None:
-            os.killpg(self.process.pid, signal.SIGKILL)
-            self.process.wait()
+            # Ranks have sessions of their own, and only torchrun knows them.
+            self.process.terminate()
+            try:
+                self.process.wait(END_SECONDS)
+            except subprocess.TimeoutExpired:
+                os.killpg(self.process.pid, signal.SIGKILL)
+                self.process.wait()
 
     def wait(self, seconds: float) -> None:
         """Wait for the job to end well."""

@@ -16,19 +16,26 @@ from support.service import Service
 
 RUN = "team/stalls:1"
 HANG_SECONDS = 3
+END_SECONDS = 45
+"""torchrun gives ranks 30 s."""
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser():
-    """Chromium; without it the tests are skipped."""
+    """Chromium; without it the tests are skipped.
+
+    For a module and not for the session: while Playwright is at work it keeps an event loop running in this thread, which
+    asynchronous tests of other modules would stumble over.
+    """
     chromiums.require()
     with chromiums.chromium() as browser:
         yield browser
 
 
 @pytest.fixture(scope="session")
-def service(browser, tmp_path_factory):
+def service(tmp_path_factory):
     """The detector."""
+    chromiums.require()
     analysis = f'{{"checks": {{"hang": {{"floor_seconds": {HANG_SECONDS}}}}}}}'
     with Service(tmp_path_factory.mktemp("page"), environment={"STALLWATCH_ANALYSIS": analysis}) as service:
         yield service
@@ -55,9 +62,13 @@ class StallingJob:
         (self.folder / "stall").touch()
 
     def end(self) -> None:
-        """End all its processes."""
-        os.killpg(self.process.pid, signal.SIGKILL)
-        self.process.wait()
+        """End all its processes: ranks have sessions of their own, and only torchrun knows them."""
+        self.process.terminate()
+        try:
+            self.process.wait(END_SECONDS)
+        except subprocess.TimeoutExpired:
+            os.killpg(self.process.pid, signal.SIGKILL)
+            self.process.wait()
 
 
 @pytest.fixture(scope="session")
