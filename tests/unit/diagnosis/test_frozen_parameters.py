@@ -104,4 +104,4 @@ def test_steps_that_are_rounded_away_freeze_nothing():
         rate={"now": 1e-12, "peak": 1e-3, "since": 500, "before": 1e-3, "low_since": 500},
     )
     assert not stands_alone("frozen_parameters", seen)
-    assert first(seen) != "frozen_parameters"
+    assert first(seen) == "lr_too_low"

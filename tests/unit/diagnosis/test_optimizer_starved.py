@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from support.vitals import first, level, score, vitals
+from support.vitals import first, level, score, stands_alone, vitals
 
 SHORT = {"alignment_mean": 0.2, "alignment_error": 0.03, "update_ratio": level(1e-5, 1e-3)}
 
@@ -34,3 +34,14 @@ def test_a_rate_that_was_cut_is_not_starving():
 def test_sgd_has_nothing_to_starve_of():
     """Its steps follow the gradient, whatever that is."""
     assert score("optimizer_starved", vitals("SGD", effective_step=level(1e-5, 1e-2), **SHORT)) == 0.0
+
+
+def test_steps_that_are_rounded_away_are_not_the_optimizers_doing():
+    """At a billionth of the learning rate hardly anything of a step arrives, whatever the optimizer meant."""
+    seen = vitals(
+        effective_step=level(0.008, 0.69),
+        update_ratio=level(1e-11, 1e-3),
+        rate={"now": 1e-12, "peak": 1e-3, "since": 500, "before": 1e-3, "low_since": 500},
+    )
+    assert first(seen) == "lr_too_low"
+    assert not stands_alone("optimizer_starved", seen)

@@ -78,6 +78,15 @@ def largest_gradient(vitals: Vitals) -> float:
     return norm.peak / norm.reference if norm.reference > 0 else math.nan
 
 
+_ROUNDED = 1e-4
+"""Usual steps change weights by a thousandth; 1e-4 of that is the resolution of single precision."""
+
+
+def rounded_away(vitals: Vitals) -> bool:
+    """Whether steps at this learning rate are below what single precision can add to the weights: whatever they measure."""
+    return vitals.rate.ratio < _ROUNDED
+
+
 def decayed_away(vitals: Vitals) -> bool:
     """Whether weight decay has taken nearly all of the weights: gradients, units and blocks die of that, too."""
     seen = vitals.optimization

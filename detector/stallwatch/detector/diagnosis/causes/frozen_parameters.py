@@ -9,12 +9,16 @@ die one by one, and what lies before them starves with them).
 from __future__ import annotations
 
 from stallwatch.detector.core.vitals import Vitals
-from stallwatch.detector.diagnosis.evidence import decayed_away, half_underflow, largest_gradient, stopped
+from stallwatch.detector.diagnosis.evidence import (
+    decayed_away,
+    half_underflow,
+    largest_gradient,
+    rounded_away,
+    stopped,
+)
 from stallwatch.detector.diagnosis.weighing import Term, Weighing, log_ramp, ramp
 
 KIND = "frozen_parameters"
-_ROUNDED = 1e-4
-"""Usual steps change weights by a thousandth; 1e-4 of that is the resolution of single precision."""
 _BURST = 100.0
 """A gradient so many times larger than usual kills the units before a block: what gets none after it is dead, not frozen."""
 
@@ -100,7 +104,7 @@ def _is_broken(vitals: Vitals, *, flagged: bool) -> bool:
 def _is_rounded_away(vitals: Vitals) -> bool:
     """Whether blocks rest only because steps at this learning rate are below what single precision can add to their weights."""
     seen = vitals.optimization
-    return vitals.rate.ratio < _ROUNDED and set(seen.left_blocks) <= set(seen.still_with_gradient)
+    return rounded_away(vitals) and set(seen.left_blocks) <= set(seen.still_with_gradient)
 
 
 def _is_lost(vitals: Vitals) -> bool:

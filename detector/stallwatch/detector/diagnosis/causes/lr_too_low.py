@@ -18,6 +18,7 @@ from stallwatch.detector.diagnosis.evidence import (
     inverse,
     is_adam,
     is_adaptive,
+    rounded_away,
 )
 from stallwatch.detector.diagnosis.timeline import at_schedule_end, cut
 from stallwatch.detector.diagnosis.weighing import Term, Weighing, log_ramp, ramp
@@ -45,7 +46,7 @@ def weigh(vitals: Vitals) -> Weighing | None:
             f"gradients keep their direction from step to step (cosine {seen.agreement.now:.2f})",
         ),
         Term(
-            -ramp(-(mean + 2 * error), -0.15, -0.03, 4.0),
+            -ramp(-(mean + 2 * error), -0.15, -0.03, 4.0) * (not rounded_away(vitals)),
             f"the gradient does not point along the steps (cosine {mean:.2f} +- {error:.2f})",
         ),
         Term(
@@ -57,6 +58,10 @@ def weigh(vitals: Vitals) -> Weighing | None:
             f"steps are not small: {seen.update_ratio.now:.2g} of the weights",
         ),
         *_schedule(vitals),
+        Term(
+            5.0 * (rounded_away(vitals) and not at_schedule_end(vitals)),
+            f"steps at {rate.ratio:.1g} of the peak rate are below what single precision can add to the weights",
+        ),
         Term(
             # By itself it says little: schedules end low, and are meant to.
             log_ramp(inverse(rate.ratio), 5, 100, 2.0 if seen.alignment.count else 0.7),
@@ -123,7 +128,9 @@ def _against(vitals: Vitals) -> tuple[Term, ...]:
             f"clipping shortens the steps to {scaling.clip_factor:.2g} of what the rate asks for",
         ),
         Term(
-            -log_ramp(inverse(seen.effective_step.ratio), 4, 30, 5.0) * is_adaptive(vitals)
+            0.0
+            if rounded_away(vitals)
+            else -log_ramp(inverse(seen.effective_step.ratio), 4, 30, 5.0) * is_adaptive(vitals)
             - log_ramp(inverse(seen.effective_step.now), 20, 300, 5.0) * is_adam(vitals),
             f"the optimizer makes {seen.effective_step.now:.2g} of a step out of the rate, {seen.effective_step.reference:.2g} before",
         ),

@@ -14,6 +14,7 @@ from stallwatch.detector.diagnosis.evidence import (
     inverse,
     is_adam,
     is_adaptive,
+    rounded_away,
 )
 from stallwatch.detector.diagnosis.weighing import Term, Weighing, log_ramp, ramp
 
@@ -56,6 +57,10 @@ def weigh(vitals: Vitals) -> Weighing | None:
             f"{100 * seen.zero_share.now:.0f} % of the gradient's elements are exactly zero",
         ),
         Term(
+            -6.0 * rounded_away(vitals),
+            f"the learning rate is {vitals.rate.ratio:.1g} of its peak: such steps are rounded away",
+        ),
+        Term(
             -ramp(seen.left_share, 0.2, 0.5, 5.0),
             f"{len(seen.left_blocks)} blocks are not trained any more",
         ),
@@ -75,5 +80,7 @@ def weigh(vitals: Vitals) -> Weighing | None:
             "Against the next one: clip the gradient's norm, or lower beta2 (0.95 to 0.99), so that large gradients are forgotten sooner.",
         ),
         experiment="run 200 steps with a fresh optimizer at the same rate: the loss falls at once.",
-        decisive=bool(step.ratio < 0.05 and step.now < 0.03 and norm.ratio > 0.2),
+        decisive=bool(
+            step.ratio < 0.05 and step.now < 0.03 and norm.ratio > 0.2 and not rounded_away(vitals)
+        ),
     )

@@ -9,7 +9,7 @@ it. Does not see penalties that are part of the loss unless they are logged as a
 from __future__ import annotations
 
 from stallwatch.detector.core.vitals import Vitals
-from stallwatch.detector.diagnosis.evidence import decayed_away, worse
+from stallwatch.detector.diagnosis.evidence import decayed_away, rounded_away, worse
 from stallwatch.detector.diagnosis.weighing import Term, Weighing, log_ramp, ramp
 
 KIND = "over_regularized"
@@ -29,7 +29,8 @@ def weigh(vitals: Vitals) -> Weighing | None:
     )
     terms = (
         Term(
-            log_ramp(share.now, 0.15, 0.6, 4.0),
+            # Steps that are rounded away leave a remainder of which nothing is known.
+            log_ramp(share.now, 0.15, 0.6, 4.0) * (not rounded_away(vitals)),
             f"weight decay is {100 * share.now:.0f} % of what drives the weights",
         ),
         Term(
