@@ -36,7 +36,7 @@ async def test_an_alert_has_the_labels_and_annotations_of_the_rule(center, watch
     labels = {"run": "team/run:1", "kind": "non_finite", "severity": "critical"}
     assert alert["labels"] == {"alertname": "TrainingNonFinite", **labels}
     assert alert["annotations"] == {
-        "summary": "A NaN or an infinity appeared in loss or gradient.",
+        "summary": "A NaN or an infinity appeared in the loss.",
         "description": f"Run team/run:1: {watched.finding.reason}",
         "runbook_url": "https://stallwatch.example.com/runbooks/non_finite",
         "dashboard_url": "https://stallwatch.example.com/runs/team%2Frun%3A1",
