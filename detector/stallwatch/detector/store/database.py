@@ -169,8 +169,9 @@ class Store:
         """Add a row unless there is one with this key; whether it was added."""
         dialect = postgresql if self._engine.dialect.name == "postgresql" else sqlite
         statement = dialect.insert(table).values(**key, **values)
-        result = connection.execute(statement.on_conflict_do_nothing(index_elements=list(key)))
-        return result.rowcount > 0
+        # Not by the count of rows, which not every driver tells of an insert.
+        added = statement.on_conflict_do_nothing(index_elements=list(key)).returning(table.c[next(iter(key))])
+        return connection.execute(added).first() is not None
 
     def check(self) -> None:
         """Raise `StoreError` unless the store can be read and written now."""
