@@ -73,6 +73,12 @@ def weigh(vitals: Vitals) -> Weighing | None:
         return None
     strongest = max(terms, key=lambda term: term.nats)
     target = rate.peak if rate.ratio < 0.5 else 3 * rate.now
+    # Three times next to nothing is next to nothing.
+    tried, words = (
+        (rate.peak / 10, "a tenth of its peak")
+        if rate.ratio < 1 / 30
+        else (3 * rate.now, "three times the rate")
+    )
     return Weighing(
         kind=KIND,
         terms=terms,
@@ -81,7 +87,7 @@ def weigh(vitals: Vitals) -> Weighing | None:
             f"Restart the learning rate at {target:.2g} (it is {rate.now:.2g}) and watch the next looks.",
             "If that rate is where a schedule ended on purpose, the run is over at these settings.",
         ),
-        experiment=f"run 200 steps at {3 * rate.now:.2g}, three times the rate: the loss falls at once if it was too low.",
+        experiment=f"run 200 steps at {tried:.2g}, {words}: the loss falls at once if it was too low.",
         since_step=rate.since if rate.ratio < 0.5 else -1,
     )
 
