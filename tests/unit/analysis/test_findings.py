@@ -195,3 +195,10 @@ def test_what_is_no_number_is_not_called_frozen(book):
     book.apply(1.0, verdict("non_finite", 300))
     book.apply(2.0, over("non_finite", 400))
     assert book.apply(3.0, verdict("frozen_parameters", 500, since=310)) is None
+
+
+def test_a_batch_that_looks_too_large_since_before_the_units_died_is_explained_by_them(book):
+    """The noise scale is an estimate over half of the run: its excess may be dated before what brought it about."""
+    book.apply(1.0, verdict("dead_units", 540, since=491))
+    assert book.apply(2.0, verdict("batch_beyond_critical", 616, since=400)) is None
+    assert firing(book) == ["dead_units"]

@@ -71,7 +71,8 @@ EXPLANATIONS = (
     # Gradients of the same samples agree because they are the same.
     Explanation("batch_beyond_critical", "duplicate_shards"),
     # A gradient that is not spent, or is balanced by decay, points the same way at each step: that is no measure of the batch.
-    *(Explanation("batch_beyond_critical", cause, named=True) for cause in _UNSPENT),
+    # It is an estimate over half of the run, so its onset may lie before the fault that it is an effect of.
+    *(Explanation("batch_beyond_critical", cause, named=True, dated_roughly=True) for cause in _UNSPENT),
     # Who does not synchronise keeps nobody waiting in order, and the same mistake costs time.
     Explanation("straggler", "missing_gradient_sync", settle_steps=100, spoils=True, dated_roughly=True),
     # Replicas that go their own ways have losses and gradients of their own, too.
