@@ -119,3 +119,17 @@ def test_links_are_quoted():
     assert links.dashboard(RUN) == "https://g.example.com/d/stallwatch-run?var-run=team%2Frun%3A1"
     assert links.runbook("hang") == "https://a.example.com/sub/runbooks/hang"
     assert alert_name("lr_too_low") == "TrainingLrTooLow"
+
+
+def test_detectors_whose_clocks_differ_tell_the_same_event():
+    """One clock is behind the analysis, so that the alert would begin in its future."""
+    opened = replace(HANG, opened_at=20.0)
+    view = replace(VIEW, findings=(opened,))
+    events = []
+    for now in (15.0, 21.0):
+        book = AlertBook()
+        book.observe(view, (opened,), now)
+        book.pass_time(now)
+        events += book.take_changes()[1]
+    assert events[0].started_at != events[1].started_at
+    assert events[0].id == events[1].id

@@ -148,4 +148,5 @@ class AlertBook:
 
 def _event_id(alert: Alert, status: str) -> str:
     """The same for all detectors that see this alert: the first of them tells it."""
-    return hashlib.sha256(f"{alert.id} {alert.started_at!r} {status}".encode()).hexdigest()[:32]
+    # Not from when it started, which each detector bounds by a clock of its own.
+    return hashlib.sha256(f"{alert.id} {alert.finding.opened_at!r} {status}".encode()).hexdigest()[:32]

@@ -43,6 +43,8 @@ class Ledger:
 
     def see(self, alerts: Mapping[str, float]) -> None:
         """Remember when alerts were seen to fire last."""
+        if not alerts:
+            return
         columns = tables.alerts.c
         with self._store.transaction() as connection:
             for identity, seen_at in alerts.items():
