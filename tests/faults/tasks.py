@@ -133,6 +133,19 @@ class _Recurrent(nn.Module):
         return self.head(self.memory(self.characters(characters))[0])
 
 
+class Bigrams(nn.Module):
+    """Knows one character at a time, in so many numbers: too small for any text."""
+
+    def __init__(self, vocabulary: int, width: int) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(vocabulary, width)
+        self.head = nn.Linear(width, vocabulary)
+
+    def forward(self, characters: torch.Tensor) -> Any:
+        """Scores of the next character."""
+        return self.head(self.embedding(characters))
+
+
 class Recurrence(_Text):
     """A character LSTM."""
 

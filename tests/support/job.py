@@ -45,13 +45,7 @@ class Job:
 
     def __exit__(self, *_: object) -> None:
         if self.process.poll() is None:
-            # Ranks have sessions of their own, and only torchrun knows them.
-            self.process.terminate()
-            try:
-                self.process.wait(END_SECONDS)
-            except subprocess.TimeoutExpired:
-                os.killpg(self.process.pid, signal.SIGKILL)
-                self.process.wait()
+            end_torchrun(self.process)
 
     def wait(self, seconds: float) -> None:
         """Wait for the job to end well."""
@@ -63,3 +57,13 @@ class Job:
         return {
             rank: json.loads((self.timings / f"rank-{rank}.json").read_text()) for rank in range(self.ranks)
         }
+
+
+def end_torchrun(process: subprocess.Popen[bytes]) -> None:
+    """End a job with all its ranks: they have sessions of their own, and only torchrun knows them."""
+    process.terminate()
+    try:
+        process.wait(END_SECONDS)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()

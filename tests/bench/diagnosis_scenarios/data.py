@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from bench.diagnosis_scenarios.scenario import HEALTHY, Scenario
+from faults.tasks import Bigrams
 from support.in_process import Batch, Recorded, Training, record
 
 CHANGE = 400
@@ -57,18 +58,6 @@ class Evaluated(Training):
             self.rate = self.good_rate * self.schedule(step)
 
 
-class _Bigrams(nn.Module):
-    """Knows one character at a time, in so many numbers."""
-
-    def __init__(self, vocabulary: int, width: int) -> None:
-        super().__init__()
-        self.embedding = nn.Embedding(vocabulary, width)
-        self.head = nn.Linear(width, vocabulary)
-
-    def forward(self, characters: torch.Tensor) -> Any:
-        return self.head(self.embedding(characters))
-
-
 class Narrow(Evaluated):
     """A model that is too small for its task."""
 
@@ -78,7 +67,7 @@ class Narrow(Evaluated):
         whole = self.task.model()
         last = [each for each in whole.modules() if isinstance(each, nn.Linear)][-1]
         if any(isinstance(each, nn.Embedding) for each in whole.modules()):
-            return _Bigrams(last.out_features, width)
+            return Bigrams(last.out_features, width)
         if isinstance(next(whole.modules()), nn.Sequential) and isinstance(whole[0], nn.Conv2d):
             return nn.Sequential(nn.Flatten(), nn.Linear(64, width), nn.Linear(width, last.out_features))
         return nn.Sequential(nn.Linear(16, width), nn.Tanh(), nn.Linear(width, last.out_features))

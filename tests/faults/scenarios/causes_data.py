@@ -10,25 +10,12 @@ from torch import nn
 
 from faults.job import Job, Training
 from faults.scenario import Scenario
-from faults.scenarios.causes_optimization import AT, STALLS
-from faults.tasks import TASKS, Batch
+from faults.scenarios.causes_optimization import cause
+from faults.tasks import TASKS, Batch, Bigrams
 
 EVALUATE_EVERY = 25
 REPEATED = 40
 """Steps between the last checkpoint and the end of the first attempt."""
-
-
-class Bigrams(nn.Module):
-    """Knows one character at a time, in so many numbers."""
-
-    def __init__(self, vocabulary: int, width: int) -> None:
-        super().__init__()
-        self.embedding = nn.Embedding(vocabulary, width)
-        self.head = nn.Linear(width, vocabulary)
-
-    def forward(self, characters: torch.Tensor) -> Any:
-        """Scores of the next character."""
-        return self.head(self.embedding(characters))
 
 
 def outputs(model: nn.Module) -> int:
@@ -99,22 +86,27 @@ def each_loss(output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
     return losses.view(len(output), -1).mean(1)
 
 
+def step_on(training: Training, loss: torch.Tensor, **told: Any) -> None:
+    """One step on a loss, told with its groups or components."""
+    loss.backward()
+    training.optimizer.step()
+    training.optimizer.zero_grad()
+    training.agent.log(loss.detach(), training.samples, **told)
+
+
 def wrong_labels(job: Job) -> None:
     """A quarter of the labels is random, and comes from an annotator that is told of; or evaluation is clean."""
     training = job.training()
     for step in training.iterate():
         (inputs, target), wrong = others(training, step, training.batch(step), job.options["share"])
         losses = each_loss(training.model(inputs), target)
-        losses.mean().backward()
-        training.optimizer.step()
-        training.optimizer.zero_grad()
         kept = losses.detach()
         groups = {
             name: (kept[chosen].sum(), int(chosen.sum()))
             for name, chosen in (("first annotator", ~wrong), ("second annotator", wrong))
             if chosen.any() and not job.options.get("evaluate")
         }
-        training.agent.log(kept.mean(), training.samples, groups=groups or None)
+        step_on(training, losses.mean(), groups=groups or None)
         if job.options.get("evaluate"):
             evaluate(training, step)
     training.close()
@@ -129,15 +121,12 @@ def spoiled_group(job: Job) -> None:
         inputs = inputs.clone()
         inputs[:first] = 0
         losses = each_loss(training.model(inputs), target)
-        losses.mean().backward()
-        training.optimizer.step()
-        training.optimizer.zero_grad()
         kept = losses.detach()
         groups = {
             "left": (kept[:first].sum(), first),
             "right": (kept[first:].sum(), len(kept) - first),
         }
-        training.agent.log(kept.mean(), training.samples, groups=groups)
+        step_on(training, losses.mean(), groups=groups)
     training.close()
 
 
@@ -155,11 +144,7 @@ def detached_term(job: Job) -> None:
             "velocity": (second - target[:, half:]).square().mean(),
         }
         loss = torch.stack(list(parts.values())).sum()
-        loss.backward()
-        training.optimizer.step()
-        training.optimizer.zero_grad()
-        components = {name: each.detach() for name, each in parts.items()}
-        training.agent.log(loss.detach(), training.samples, components=components)
+        step_on(training, loss, components={name: each.detach() for name, each in parts.items()})
     training.close()
 
 
@@ -175,11 +160,7 @@ def late_penalty(job: Job) -> None:
             "penalty": 8.0 * float(step >= job.at) * peaked,
         }
         loss = parts["task"] + parts["penalty"]
-        loss.backward()
-        training.optimizer.step()
-        training.optimizer.zero_grad()
-        components = {name: each.detach() for name, each in parts.items()}
-        training.agent.log(loss.detach(), training.samples, components=components)
+        step_on(training, loss, components={name: each.detach() for name, each in parts.items()})
     training.close()
 
 
@@ -242,27 +223,8 @@ def restarted(job: Job) -> None:
     training.close()
 
 
-def _cause(
-    kind: str, words: str, says: str, train: Callable[[Job], Any], task: str, optimizer: str, **changes: Any
-) -> Scenario:
-    named = {
-        name: changes.pop(name)
-        for name in ("at", "steps", "ranks", "also", "pinned", "named", "worlds")
-        if name in changes
-    }
-    fields: dict[str, Any] = {"at": AT, "steps": 1400, "ranks": (2, 4), "also": STALLS, **named}
-    return Scenario(
-        name=f"causes_data/{kind.replace('_', '-')}-{words}",
-        says=says,
-        train=train,
-        kind=kind,
-        task=task,
-        optimizer=optimizer,
-        compute_seconds=0.0,
-        options=changes,
-        patience_seconds=120.0,
-        **fields,
-    )
+def _cause(kind: str, words: str, *arguments: Any, **changes: Any) -> Scenario:
+    return cause("causes_data", kind, words, *arguments, **changes)
 
 
 BENIGN = ("noise_floor", "capacity_limit")

@@ -6,6 +6,7 @@ A cause counts as found when it is a finding of its own, or comes first under a 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import fields
 from typing import Any
 
 import torch
@@ -183,25 +184,35 @@ def frozen_before(job: Job) -> None:
     training.run()
 
 
-def _cause(
-    kind: str, words: str, says: str, train: Callable[[Job], Any], task: str, optimizer: str, **changes: Any
+def cause(
+    theme: str,
+    kind: str,
+    words: str,
+    says: str,
+    train: Callable[[Job], Any],
+    task: str,
+    optimizer: str,
+    **changes: Any,
 ) -> Scenario:
-    options: dict[str, Any] = {"at": AT, "steps": 1400, "ranks": (2, 4), "also": STALLS, **changes}
-    named = {
-        name: options.pop(name) for name in ("at", "steps", "ranks", "also", "pinned") if name in options
-    }
+    """A scenario with this cause; `changes` are fields of `Scenario`, or options of the training function."""
+    own = {each.name for each in fields(Scenario)}
+    given: dict[str, Any] = {"at": AT, "steps": 1400, "ranks": (2, 4), "also": STALLS, **changes}
     return Scenario(
-        name=f"causes_optimization/{kind.replace('_', '-')}-{words}",
+        name=f"{theme}/{kind.replace('_', '-')}-{words}",
         says=says,
         train=train,
         kind=kind,
         task=task,
         optimizer=optimizer,
         compute_seconds=0.0,
-        options=options,
+        options={name: value for name, value in given.items() if name not in own},
         patience_seconds=120.0,
-        **named,
+        **{name: value for name, value in given.items() if name in own},
     )
+
+
+def _cause(kind: str, words: str, *arguments: Any, **changes: Any) -> Scenario:
+    return cause("causes_optimization", kind, words, *arguments, **changes)
 
 
 CUT = "the learning rate falls to a thousandth, too early"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -12,12 +11,11 @@ import pytest
 
 from support import chromium as chromiums
 from support import stalling_job
+from support.job import end_torchrun
 from support.service import Service
 
 RUN = "team/stalls:1"
 HANG_SECONDS = 3
-END_SECONDS = 45
-"""torchrun gives ranks 30 s."""
 
 
 @pytest.fixture(scope="module")
@@ -62,13 +60,8 @@ class StallingJob:
         (self.folder / "stall").touch()
 
     def end(self) -> None:
-        """End all its processes: ranks have sessions of their own, and only torchrun knows them."""
-        self.process.terminate()
-        try:
-            self.process.wait(END_SECONDS)
-        except subprocess.TimeoutExpired:
-            os.killpg(self.process.pid, signal.SIGKILL)
-            self.process.wait()
+        """End all its processes."""
+        end_torchrun(self.process)
 
 
 @pytest.fixture(scope="session")

@@ -10,6 +10,7 @@ from stallwatch.detector.analysis.series import SeriesPoint
 from stallwatch.detector.http.page import addresses, words
 from stallwatch.detector.http.page.curve import curve_svg, path
 from stallwatch.detector.http.page.evidence import evidence
+from stallwatch.detector.http.query import Target
 
 
 @pytest.mark.parametrize(
@@ -55,12 +56,10 @@ def test_ranks_are_folded_into_ranges():
 @pytest.mark.parametrize("run", ["a", "team/run:1", "a/ranks/0", "x/findings", "a.b-c_d/loss.svg"])
 def test_an_address_leads_back_to_its_run(run):
     """Whatever the name holds."""
-    assert addresses.parse(addresses.run_address(run).removeprefix("/runs")) == addresses.Place(run)
+    assert addresses.parse(addresses.run_address(run).removeprefix("/runs")) == Target(run)
     finding = addresses.finding_address(run, f"{run}#hang#1").removeprefix("/runs")
-    assert addresses.parse(finding) == addresses.Place(run, "findings", f"{run}#hang#1")
-    assert addresses.parse(addresses.rank_address(run, 7).removeprefix("/runs")) == addresses.Place(
-        run, "ranks", "7"
-    )
+    assert addresses.parse(finding) == Target(run, "findings", f"{run}#hang#1")
+    assert addresses.parse(addresses.rank_address(run, 7).removeprefix("/runs")) == Target(run, "ranks", "7")
 
 
 def test_a_curve_is_stretched_over_its_picture():

@@ -22,6 +22,15 @@ ServerOption = Annotated[
         "--server", envvar="STALLWATCH_SERVER", metavar="URL", help="Where the detector listens for HTTP."
     ),
 ]
+ExternalUrlOption = Annotated[
+    str,
+    typer.Option(
+        "--external-url",
+        envvar="STALLWATCH_EXTERNAL_URL",
+        metavar="URL",
+        help="Where people reach the detector, for the links.",
+    ),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 

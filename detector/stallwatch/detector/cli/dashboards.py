@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from stallwatch.detector.alerts.naming import DEFAULT_EXTERNAL_URL
+from stallwatch.detector.cli.api import ExternalUrlOption
 from stallwatch.detector.errors import UsageError
 from stallwatch.detector.mixin.grafana import dashboards_of, file_text
 
@@ -19,14 +20,7 @@ def dashboards(
     out: Annotated[
         Path | None, typer.Option("--out", help="Folder to write UID.json files into, instead of printing.")
     ] = None,
-    external_url: Annotated[
-        str,
-        typer.Option(
-            "--external-url",
-            envvar="STALLWATCH_EXTERNAL_URL",
-            help="Where people reach the detector: links to its page begin with it.",
-        ),
-    ] = DEFAULT_EXTERNAL_URL,
+    external_url: ExternalUrlOption = DEFAULT_EXTERNAL_URL,
 ) -> None:
     """Print the Grafana dashboards as JSON, or write them into a folder for provisioning.
 

@@ -7,17 +7,11 @@ from typing import Annotated
 import typer
 
 from stallwatch.detector.alerts.naming import DEFAULT_EXTERNAL_URL
+from stallwatch.detector.cli.api import ExternalUrlOption
 
 
 def rules(
-    external_url: Annotated[
-        str,
-        typer.Option(
-            envvar="STALLWATCH_EXTERNAL_URL",
-            metavar="URL",
-            help="Where people reach the detector, for the links.",
-        ),
-    ] = DEFAULT_EXTERNAL_URL,
+    external_url: ExternalUrlOption = DEFAULT_EXTERNAL_URL,
     grafana_url: Annotated[
         str | None,
         typer.Option(

@@ -32,7 +32,7 @@ class Exposed:
 
 
 class StallwatchCollector:
-    """Registered with a registry of its own."""
+    """In the shape of a collector of prometheus_client, which a test compares its text with."""
 
     def __init__(self, expose: Callable[[], Exposed]) -> None:
         self._expose = expose

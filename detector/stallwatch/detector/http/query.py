@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from urllib.parse import unquote
 
@@ -41,10 +42,15 @@ def parse_target(path: str) -> Target:
     A run's name may hold slashes. Quoted ones (%2F) are always part of it; plain ones work too, unless the name ends
     like another resource.
     """
+    return split_path(path, named=frozenset({"series"}), parts=_PARTS)
+
+
+def split_path(path: str, *, named: AbstractSet[str], parts: AbstractSet[str]) -> Target:
+    """The target of a still quoted path: a run, one of its `parts`, or one thing among the `named` ones below it."""
     segments = path.strip("/").split("/")
-    if len(segments) >= 3 and segments[-2] == "series":
-        return Target(_join(segments[:-2]), "series", unquote(segments[-1]))
-    if len(segments) >= 2 and segments[-1] in _PARTS:
+    if len(segments) >= 3 and segments[-2] in named:
+        return Target(_join(segments[:-2]), segments[-2], unquote(segments[-1]))
+    if len(segments) >= 2 and segments[-1] in parts:
         return Target(_join(segments[:-1]), segments[-1])
     return Target(_join(segments))
 

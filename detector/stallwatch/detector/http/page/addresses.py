@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from urllib.parse import quote, unquote
+from urllib.parse import quote
+
+from stallwatch.detector.http.query import Target, split_path
 
 _BELOW = frozenset({"findings", "ranks"})
 
@@ -42,25 +43,6 @@ def api_address(run: str) -> str:
     return f"/api/v1/runs/{_segment(run)}"
 
 
-@dataclass(frozen=True, slots=True)
-class Place:
-    """What a path below /runs names."""
-
-    run: str
-    part: str = ""
-    """`findings`, `ranks`, `loss.svg`, or empty for the run itself."""
-    name: str = ""
-
-
-def parse(path: str) -> Place:
-    """The place of a still quoted path below /runs; slashes of a name may be plain where that leaves no doubt."""
-    segments = path.strip("/").split("/")
-
-    def join(parts: list[str]) -> str:
-        return "/".join(map(unquote, parts))
-
-    if len(segments) >= 3 and segments[-2] in _BELOW:
-        return Place(join(segments[:-2]), segments[-2], unquote(segments[-1]))
-    if len(segments) >= 2 and segments[-1] == "loss.svg":
-        return Place(join(segments[:-1]), "loss.svg")
-    return Place(join(segments))
+def parse(path: str) -> Target:
+    """What a still quoted path below /runs names; slashes of a run's name may be plain where that leaves no doubt."""
+    return split_path(path, named=_BELOW, parts=frozenset({"loss.svg"}))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from stallwatch.detector.mixin.grafana.fields import Json, thresholds, value_map
+from stallwatch.detector.mixin.grafana.fields import Json, on_right_axis, thresholds, value_map
 from stallwatch.detector.mixin.grafana.panels import graph, query, row, stat
 from stallwatch.detector.mixin.grafana.promql import TARGET_MATCHERS, Scope
 
@@ -94,15 +94,7 @@ def health_panels(runs: Scope) -> list[Json]:
             query(summed(runs.select("stallwatch_ingest_queue_bytes")), f"{_ONE} bytes"),
             unit="short",
             defaults={"min": 0},
-            overrides=[
-                {
-                    "matcher": {"id": "byFrameRefID", "options": "B"},
-                    "properties": [
-                        {"id": "unit", "value": "bytes"},
-                        {"id": "custom.axisPlacement", "value": "right"},
-                    ],
-                }
-            ],
+            overrides=[on_right_axis("B", "bytes")],
         ),
         graph(
             "Busy",
@@ -139,15 +131,7 @@ def health_panels(runs: Scope) -> list[Json]:
             query(summed(runs.select("stallwatch_analyzer_snapshot_bytes")), f"{_ONE} size"),
             unit="s",
             defaults={"min": 0},
-            overrides=[
-                {
-                    "matcher": {"id": "byFrameRefID", "options": "B"},
-                    "properties": [
-                        {"id": "unit", "value": "bytes"},
-                        {"id": "custom.axisPlacement", "value": "right"},
-                    ],
-                }
-            ],
+            overrides=[on_right_axis("B", "bytes")],
         ),
         graph(
             "Alerts",

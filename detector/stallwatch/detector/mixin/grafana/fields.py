@@ -70,6 +70,17 @@ def override(name: str, **properties: Any) -> Json:
     }
 
 
+def on_right_axis(query: str, unit: str) -> Json:
+    """Another unit for the lines of one query, by its letter, on an axis of their own."""
+    return {
+        "matcher": {"id": "byFrameRefID", "options": query},
+        "properties": [
+            {"id": "unit", "value": unit},
+            {"id": "custom.axisPlacement", "value": "right"},
+        ],
+    }
+
+
 def fixed(color: str) -> Json:
     """One colour, whatever the value."""
     return {"mode": "fixed", "fixedColor": color}

@@ -10,6 +10,7 @@ from stallwatch.detector.mixin.grafana.fields import Json, thresholds
 
 DATASOURCE = {"type": "prometheus", "uid": "${datasource}"}
 GRID_COLUMNS = 24
+_LAST = {"calcs": ["lastNotNull"], "fields": "", "values": False}
 
 
 def query(expression: str, legend: str = "", *, instant: bool = False, table: bool = False) -> Json:
@@ -23,6 +24,10 @@ def query(expression: str, legend: str = "", *, instant: bool = False, table: bo
         "range": not (instant or table),
         **({"legendFormat": legend} if legend else {}),
     }
+
+
+def _legend(*calcs: str, shown: bool = True) -> Json:
+    return {"calcs": list(calcs), "displayMode": "list", "placement": "bottom", "showLegend": shown}
 
 
 def panel(
@@ -75,12 +80,7 @@ def graph(
         unit=unit,
         size=size,
         options={
-            "legend": {
-                "calcs": ["lastNotNull"],
-                "displayMode": "list",
-                "placement": "bottom",
-                "showLegend": True,
-            },
+            "legend": _legend("lastNotNull"),
             "tooltip": {"mode": "multi", "sort": "none"},
         },
         defaults={"custom": {**drawing, **(custom or {})}, **(defaults or {})},
@@ -113,7 +113,7 @@ def stat(
             "justifyMode": "auto",
             "orientation": "auto",
             "percentChangeColorMode": "standard",
-            "reduceOptions": {"calcs": ["lastNotNull"], "fields": "", "values": False},
+            "reduceOptions": _LAST,
             "showPercentChange": False,
             "textMode": text_mode,
             "wideLayout": True,
@@ -143,7 +143,7 @@ def timeline(
         size=size,
         options={
             "alignValue": "left",
-            "legend": {"calcs": [], "displayMode": "list", "placement": "bottom", "showLegend": legend},
+            "legend": _legend(shown=legend),
             "mergeValues": True,
             "perPage": 20,
             "rowHeight": 0.9,
@@ -178,13 +178,13 @@ def bars(
         size=size,
         options={
             "displayMode": "basic",
-            "legend": {"calcs": [], "displayMode": "list", "placement": "bottom", "showLegend": False},
+            "legend": _legend(shown=False),
             "maxVizHeight": 32,
             "minVizHeight": 16,
             "minVizWidth": 8,
             "namePlacement": "left",
             "orientation": "horizontal",
-            "reduceOptions": {"calcs": ["lastNotNull"], "fields": "", "values": False},
+            "reduceOptions": _LAST,
             "showUnfilled": True,
             "sizing": "auto",
             "valueMode": "color",
