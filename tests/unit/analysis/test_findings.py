@@ -187,7 +187,7 @@ def test_a_named_cause_explains_a_batch_that_looks_too_large(book):
     book.apply(1.0, verdict("slow_convergence", 300, since=100, causes=(cause,)))
     assert book.apply(2.0, verdict("batch_beyond_critical", 400, since=200)) is None
     book.apply(3.0, verdict("slow_convergence", 300, since=100, causes=(replace(cause, confidence=0.3),)))
-    assert [each.kind for each in book.step(4.0, 401)] == ["batch_beyond_critical"]
+    assert [each.kind for each in book.step(4.0, 800)] == ["batch_beyond_critical"]
 
 
 def test_what_is_no_number_is_not_called_frozen(book):
@@ -202,3 +202,14 @@ def test_a_batch_that_looks_too_large_since_before_the_units_died_is_explained_b
     book.apply(1.0, verdict("dead_units", 540, since=491))
     assert book.apply(2.0, verdict("batch_beyond_critical", 616, since=400)) is None
     assert firing(book) == ["dead_units"]
+
+
+def test_a_batch_stays_explained_until_the_cause_has_left_half_of_the_run(book):
+    """The noise scale rests on the latest half: at step 1,400, that still begins before the cause was over."""
+    cause = Cause("optimizer_starved", 0.9, "because")
+    book.apply(1.0, verdict("plateau", 400, since=300, causes=(cause,)))
+    book.apply(2.0, over("plateau", 700))
+    book.step(2.0, 700)
+    assert book.apply(3.0, verdict("batch_beyond_critical", 900, since=600)) is None
+    assert book.step(4.0, 1399) == []
+    assert [each.kind for each in book.step(5.0, 1400)] == ["batch_beyond_critical"]

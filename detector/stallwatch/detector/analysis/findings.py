@@ -43,7 +43,8 @@ class Explanation:
     spoils: bool = False
     """What the effect's check saw meanwhile is not what it judges: when the cause is over, it begins anew."""
     named: bool = False
-    """It is enough that the cause comes first under a firing verdict about the loss."""
+    """It is enough that the cause comes first under a firing verdict about the loss; and as the effect's check rests on the
+    latest half of the run, it stays explained until what it saw meanwhile has left that."""
     dated_roughly: bool = False
     """The onset of the effect is an estimate that may lie far before the cause: what counts is that it was not called yet."""
 
@@ -117,6 +118,8 @@ class FindingBook:
     """Of each active finding, the step from which its condition certainly held."""
     explained_since: dict[str, int] = field(default_factory=dict)
     """Kinds that have fired in this attempt, with the earliest step they began at."""
+    named_at: dict[str, int] = field(default_factory=dict)
+    """The latest step at which a cause fired, or came first under a firing verdict about the loss, in this attempt."""
     ended_at: dict[str, int] = field(default_factory=dict)
     """The step at which the latest finding of a kind was resolved, in this attempt."""
     withheld: dict[str, Withheld] = field(default_factory=dict)
@@ -171,6 +174,7 @@ class FindingBook:
         self.withheld.clear()
         self.explained_since.clear()
         self.ended_at.clear()
+        self.named_at.clear()
         for kind in sorted(self.active):
             if self.active[kind].category in SCOPED_CATEGORIES:
                 self._resolve(now, kind, step)
@@ -230,6 +234,8 @@ class FindingBook:
                 and self.latest_step < ended + explanation.settle_steps
             ):
                 return explanation
+            if explanation.named and self.latest_step < 2 * self.named_at.get(explanation.cause, 0):
+                return explanation
             if explanation.lasting and ends >= self.explained_since.get(explanation.cause, np.inf):
                 return explanation
         return None
@@ -244,6 +250,11 @@ class FindingBook:
             ),
             None,
         )
+
+    def _remember_causes(self, finding: Finding) -> None:
+        self.named_at[finding.kind] = self.latest_step
+        if finding.causes and finding.causes[0].confidence >= _NAMED:
+            self.named_at[finding.causes[0].kind] = self.latest_step
 
     def _is_raised(self, verdict: Verdict) -> bool:
         """Whether the finding would become more severe than it is."""
@@ -274,6 +285,7 @@ class FindingBook:
             opened_at=now,
         )
         self.active[kind] = finding
+        self._remember_causes(finding)
         self.certain_since[kind] = verdict.since_step + verdict.since_step_error
         self.explained_since[kind] = min(
             finding.since_step, self.explained_since.get(kind, finding.since_step)
@@ -313,6 +325,7 @@ class FindingBook:
 
     def _resolve(self, now: float, kind: str, step: int) -> None:
         finding = self.active.pop(kind)
+        self._remember_causes(finding)
         self.certain_since.pop(kind, None)
         self.ended_at[kind] = self.latest_step
         done = replace(
