@@ -213,3 +213,12 @@ def test_a_batch_stays_explained_until_the_cause_has_left_half_of_the_run(book):
     assert book.apply(3.0, verdict("batch_beyond_critical", 900, since=600)) is None
     assert book.step(4.0, 1399) == []
     assert [each.kind for each in book.step(5.0, 1400)] == ["batch_beyond_critical"]
+
+
+def test_steps_that_are_too_short_for_so_large_a_batch_do_not_explain_it(book):
+    """At a batch beyond the critical one the rate is as a rule lower than it could be: both are said."""
+    cause = Cause("lr_too_low", 0.99, "because")
+    book.apply(1.0, verdict("slow_convergence", 96, since=65, causes=(cause,)))
+    assert [book.apply(2.0, verdict("batch_beyond_critical", 176, since=56)).kind] == [
+        "batch_beyond_critical"
+    ]

@@ -15,7 +15,6 @@ _MAX_RESOLVED = 512
 _NAMED = 0.6
 """Confidence from which a cause that comes first under a verdict about the loss explains other findings."""
 _UNSPENT = (
-    "lr_too_low",
     "lr_too_high",
     "vanishing_gradients",
     "exploding_gradients",
@@ -27,7 +26,8 @@ _UNSPENT = (
     "dead_units",
     "over_regularized",
 )
-"""Faults of the optimization, after which the gradient is not what a batch in order would leave of it."""
+"""Faults of the optimization, after which the gradient is not what a batch in order would leave of it. Not `lr_too_low`: at a
+batch beyond the critical one, steps are as a rule smaller than they could be, so that both are true."""
 
 
 @dataclass(frozen=True, slots=True)
