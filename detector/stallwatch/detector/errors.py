@@ -34,3 +34,7 @@ class TooManyRunsError(StallwatchError):
 
 class RayLostError(StallwatchError):
     """The Ray node that this process works through is gone: only a new process can join another."""
+
+
+class UnauthenticatedError(StallwatchError):
+    """Nobody is known by what was sent. The message never holds what was sent."""

@@ -18,6 +18,7 @@ COMMANDS = {
     "watch": "Follow a run live.",
     "analyze": "Say of training logs whether the runs still learned.",
     "silence": "Keep alerts about a run or a kind of finding quiet for a while.",
+    "token": "Make, list and revoke tokens: who may write, read and administer which runs.",
     "rules": "Print the alerting and recording rules for Prometheus.",
     "dashboards": "Print or write the Grafana dashboards.",
     "doctor": "Check this machine and a detector, and say what to fix.",
@@ -60,11 +61,13 @@ def build(arguments: Sequence[str]) -> typer.Typer:
         module = f"{__name__}.{name}"
         if find_spec(module) is None:
             continue
+        function: Callable[..., Any] = _stand_in
         if completing or name == wanted:
-            function: Callable[..., Any] = getattr(import_module(module), name)
+            function = getattr(import_module(module), name)
+        if isinstance(function, typer.Typer):
+            app.add_typer(function, name=name, short_help=summary)
         else:
-            function = _stand_in
-        app.command(name, short_help=summary)(function)
+            app.command(name, short_help=summary)(function)
     return app
 
 

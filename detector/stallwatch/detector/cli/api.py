@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import ssl
 import urllib.error
 import urllib.request
+from pathlib import Path
 from typing import Annotated, Any
 from urllib.parse import quote, urlsplit
 
@@ -31,6 +34,24 @@ ExternalUrlOption = Annotated[
         help="Where people reach the detector, for the links.",
     ),
 ]
+TokenFileOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--token-file",
+        envvar="STALLWATCH_TOKEN_FILE",
+        metavar="FILE",
+        help="File with the token for a detector that asks for one.  [default: STALLWATCH_TOKEN]",
+    ),
+]
+TlsCaOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--tls-ca",
+        envvar="STALLWATCH_TLS_CA",
+        metavar="FILE",
+        help="Authority of the detector's certificate, as PEM.  [default: those of the system]",
+    ),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
@@ -41,11 +62,13 @@ class UnreachableError(UsageError):
 class Server:
     """One detector."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, token_file: Path | None = None, tls_ca: Path | None = None) -> None:
         parts = urlsplit(url)
         if parts.scheme not in {"http", "https"} or not parts.netloc:
             raise UsageError(f"--server {url} is not an address: give it like {DEFAULT_SERVER}")
         self.url = url.rstrip("/")
+        self._token = _token(token_file)
+        self._tls = _tls(tls_ca) if parts.scheme == "https" else None
 
     def runs(self) -> list[dict[str, Any]]:
         """All runs, the latest first."""
@@ -85,12 +108,15 @@ class Server:
         if body is not None:
             request.data = json.dumps(body).encode()
             request.add_header("content-type", "application/json")
+        if self._token:
+            # Should the answer lead elsewhere, the token does not go along.
+            request.add_unredirected_header("authorization", f"Bearer {self._token}")
         try:
-            with urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS) as answer:  # noqa: S310  checked above
+            with urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS, context=self._tls) as answer:  # noqa: S310  checked above
                 data = answer.read()
                 return json.loads(data) if data else None
         except urllib.error.HTTPError as error:
-            raise UsageError(_said(error)) from None
+            raise UsageError(_said(error) + _hint(error.code, self._token)) from None
         except (OSError, ValueError) as error:
             reason = getattr(error, "reason", error)
             raise UnreachableError(
@@ -104,6 +130,38 @@ def is_worrying(findings: list[dict[str, Any]]) -> bool:
     return any(
         finding["status"] == "firing" and finding["severity"] in _WORTH_EXIT_CODE for finding in findings
     )
+
+
+def _token(file: Path | None) -> str:
+    """The token to send; empty for none."""
+    if file is None:
+        token = os.environ.get("STALLWATCH_TOKEN", "").strip()
+    else:
+        try:
+            token = file.read_text(encoding="utf-8").strip()
+        except (OSError, ValueError) as error:
+            reason = getattr(error, "strerror", None) or "it is no text"
+            raise UsageError(f"--token-file {file} cannot be read: {reason}") from None
+    if not (token.isascii() and token.isprintable()):
+        where = "STALLWATCH_TOKEN" if file is None else f"--token-file {file}"
+        raise UsageError(f"{where} holds no token: a token is one line of letters, digits, - and _")
+    return token
+
+
+def _tls(authority: Path | None) -> ssl.SSLContext:
+    try:
+        return ssl.create_default_context(cafile=authority)
+    except (OSError, ValueError) as error:
+        reason = (
+            "it holds no PEM certificates"
+            if isinstance(error, ssl.SSLError)
+            else getattr(error, "strerror", error)
+        )
+        raise UsageError(f"--tls-ca {authority} cannot be used: {reason}") from None
+
+
+def _hint(code: int, token: str) -> str:
+    return "; give a token with --token-file or STALLWATCH_TOKEN" if code == 401 and not token else ""
 
 
 def _said(error: urllib.error.HTTPError) -> str:

@@ -61,6 +61,36 @@ def serve(
         float | None,
         typer.Option(help="How long a finished run stays in memory and in /metrics.  [default: 900]"),
     ] = None,
+    tokens: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Who may write, read and administer which runs; see `stallwatch token`.  [default: nobody is asked]",
+        ),
+    ] = None,
+    open_read: Annotated[
+        bool | None,
+        typer.Option("--open-read", help="Let page, API and /metrics be read without a token."),
+    ] = None,
+    tls_cert: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="PEM certificate, with its chain, for gRPC and HTTP.  [default: no TLS]"
+        ),
+    ] = None,
+    tls_key: Annotated[Path | None, typer.Option(metavar="FILE", help="PEM key of the certificate.")] = None,
+    tls_client_ca: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="Authorities, as PEM, one of which must have signed agents' certificates."
+        ),
+    ] = None,
+    http_tls: Annotated[
+        bool | None,
+        typer.Option(
+            "--http-tls/--no-http-tls", help="Whether HTTP has TLS as well, with --tls-cert.  [default: yes]"
+        ),
+    ] = None,
 ) -> None:
     """Run the detector until it is told to stop by SIGTERM or Ctrl-C.
 
@@ -84,5 +114,11 @@ def serve(
         "external_url": external_url,
         "grafana_url": grafana_url,
         "finished_run_seconds": finished_run_seconds,
+        "tokens": tokens,
+        "open_read": open_read,
+        "tls_cert": tls_cert,
+        "tls_key": tls_key,
+        "tls_client_ca": tls_client_ca,
+        "http_tls": http_tls,
     }
     run_service(load(arguments, config))

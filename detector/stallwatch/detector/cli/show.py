@@ -8,7 +8,15 @@ from typing import Annotated
 import typer
 
 from stallwatch.detector.cli import EXIT_FOUND
-from stallwatch.detector.cli.api import DEFAULT_SERVER, JsonOption, Server, ServerOption, is_worrying
+from stallwatch.detector.cli.api import (
+    DEFAULT_SERVER,
+    JsonOption,
+    Server,
+    ServerOption,
+    TlsCaOption,
+    TokenFileOption,
+    is_worrying,
+)
 
 
 def show(
@@ -16,13 +24,15 @@ def show(
         str, typer.Argument(metavar="RUN", help="Name of the run, as `stallwatch runs` lists it.")
     ],
     server: ServerOption = DEFAULT_SERVER,
+    token_file: TokenFileOption = None,
+    tls_ca: TlsCaOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Say how a run is doing, what is wrong with it, since when, where, and what to do.
 
     Exits with 3 when a finding of severity warning or above is firing.
     """
-    detector = Server(server)
+    detector = Server(server, token_file, tls_ca)
     answer = detector.run(run)
     if as_json:
         typer.echo(json.dumps(answer, indent=2))

@@ -9,7 +9,14 @@ from typing import Annotated, Any
 
 import typer
 
-from stallwatch.detector.cli.api import DEFAULT_SERVER, JsonOption, Server, ServerOption
+from stallwatch.detector.cli.api import (
+    DEFAULT_SERVER,
+    JsonOption,
+    Server,
+    ServerOption,
+    TlsCaOption,
+    TokenFileOption,
+)
 from stallwatch.detector.errors import UsageError
 
 _PART = re.compile(r"(\d+(?:\.\d+)?)(s|m|h|d|w)")
@@ -34,6 +41,8 @@ def silence(
     list_them: Annotated[bool, typer.Option("--list", help="List the silences that hold.")] = False,
     delete: Annotated[str | None, typer.Option(metavar="ID", help="End this silence now.")] = None,
     server: ServerOption = DEFAULT_SERVER,
+    token_file: TokenFileOption = None,
+    tls_ca: TlsCaOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Keep alerts about a run, or a kind of finding, quiet for a while.
@@ -43,7 +52,7 @@ def silence(
     Examples: `stallwatch silence bert-17 --for 2h --comment "new data"`, `stallwatch silence 'bert-*' --kind straggler`,
     `stallwatch silence --list`, `stallwatch silence --delete ID`.
     """
-    detector = Server(server)
+    detector = Server(server, token_file, tls_ca)
     if list_them or delete is not None:
         if run is not None or kind is not None or (list_them and delete is not None):
             raise UsageError("--list and --delete go alone: without a run, a kind, or each other")

@@ -18,6 +18,8 @@ from stallwatch.detector.cli.api import (
     JsonOption,
     Server,
     ServerOption,
+    TlsCaOption,
+    TokenFileOption,
     UnreachableError,
     is_worrying,
 )
@@ -33,13 +35,15 @@ def watch(
         str, typer.Argument(metavar="RUN", help="Name of the run, as `stallwatch runs` lists it.")
     ],
     server: ServerOption = DEFAULT_SERVER,
+    token_file: TokenFileOption = None,
+    tls_ca: TlsCaOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Follow a run until it finishes: a live view in a terminal, otherwise a line for each change.
 
     Exits with 3 when a finding of severity warning or above is firing at the end.
     """
-    answers = _follow(Server(server), run)
+    answers = _follow(Server(server, token_file, tls_ca), run)
     shown = _lines(answers, as_json) if as_json or not sys.stdout.isatty() else _live(answers)
     last: deque[dict[str, Any]] = deque(maxlen=1)
     with contextlib.suppress(KeyboardInterrupt):

@@ -15,8 +15,10 @@ from starlette.routing import Route
 from stallwatch.detector.alerts.model import Alert
 from stallwatch.detector.alerts.naming import Links
 from stallwatch.detector.alerts.silences import Silence
+from stallwatch.detector.auth.access import Principal, Scope
 from stallwatch.detector.core.vocabulary import VOCABULARY
-from stallwatch.detector.http.api import JsonResponse
+from stallwatch.detector.http.access import principal_of
+from stallwatch.detector.http.errors import JsonResponse
 from stallwatch.detector.http.query import QueryError, check_parameters, parse_count, parse_status
 
 SILENCES_PATH = "/api/v1/silences"
@@ -60,7 +62,7 @@ def alert_routes(model: AlertModel) -> list[Route]:
         parameters = request.query_params
         check_parameters(parameters, ("run", "status", "limit"))
         status, limit = parse_status(parameters), parse_count(parameters, "limit", 100, MOST_ALERTS)
-        found = await model.alerts(parameters.get("run"), status, limit)
+        found = await _visible_alerts(model, principal_of(request), parameters.get("run"), status, limit)
         return JsonResponse(
             {"alerts": [_alert_json(alert, silence, model.links) for alert, silence in found]}
         )
@@ -70,20 +72,26 @@ def alert_routes(model: AlertModel) -> list[Route]:
         status = request.query_params.get("status", "active")
         if status not in {"active", "all"}:
             raise _invalid("status", f"status is {status!r}: it must be one of active, all")
-        now = time.time()
-        chosen = [each for each in await model.silences() if status == "all" or each.is_active(now)]
+        now, principal = time.time(), principal_of(request)
+        chosen = [
+            each
+            for each in await model.silences()
+            if (status == "all" or each.is_active(now)) and principal.may_pattern(Scope.READ, each.run)
+        ]
         return JsonResponse({"silences": [silence_json(each, now) for each in chosen]})
 
     async def add_silence(request: Request) -> Response:
         check_parameters(request.query_params, ())
         given = await _body(request)
-        silence = await model.silence(_run(given), _kind(given), _seconds(given), _comment(given))
+        run, kind, seconds, comment = _run(given), _kind(given), _seconds(given), _comment(given)
+        _check_may_silence(principal_of(request), run)
+        silence = await model.silence(run, kind, seconds, comment)
         return JsonResponse(silence_json(silence, time.time()), status_code=201)
 
     async def delete_silence(request: Request) -> Response:
         check_parameters(request.query_params, ())
         identity = request.path_params["id"]
-        if not await model.unsilence(identity):
+        if not await _may_end(model, principal_of(request), identity) or not await model.unsilence(identity):
             message = f"no silence {identity!r} holds: GET {SILENCES_PATH} lists those that do"
             raise QueryError(404, "no_such_silence", message, "id")
         return Response(status_code=204)
@@ -94,6 +102,35 @@ def alert_routes(model: AlertModel) -> list[Route]:
         Route(SILENCES_PATH, add_silence, methods=["POST"]),
         Route(SILENCES_PATH + "/{id}", delete_silence, methods=["DELETE"]),
     ]
+
+
+async def _visible_alerts(
+    model: AlertModel, principal: Principal, run: str | None, status: str, limit: int
+) -> Sequence[tuple[Alert, Silence | None]]:
+    """The latest alerts about runs that whoever asks may see."""
+    if principal.may_everywhere(Scope.READ):
+        return await model.alerts(run, status, limit)
+    if run is not None:
+        return await model.alerts(run, status, limit) if principal.may(Scope.READ, run) else ()
+    # Which are theirs is known only when they have been read: the latest of all are looked through.
+    found = await model.alerts(None, status, MOST_ALERTS)
+    return [each for each in found if principal.may(Scope.READ, each[0].finding.run)][:limit]
+
+
+def _check_may_silence(principal: Principal, run: str | None) -> None:
+    if not principal.may_pattern(Scope.ADMINISTER, run):
+        message = (
+            f"token {principal.name} may silence {', '.join(principal.runs)}, and not {run or 'every run'}"
+        )
+        raise QueryError(403, "forbidden", message, "run")
+
+
+async def _may_end(model: AlertModel, principal: Principal, identity: str) -> bool:
+    """Whether a silence is one that whoever asks may end; one that is not does not exist for them."""
+    if principal.may_everywhere(Scope.ADMINISTER):
+        return True
+    known = await model.silences()
+    return any(each.id == identity and principal.may_pattern(Scope.ADMINISTER, each.run) for each in known)
 
 
 def silence_json(silence: Silence, now: float) -> dict[str, Any]:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import Response
 
+from stallwatch.detector.http.errors import JsonResponse
 from stallwatch.detector.http.model import ReadModel
 from stallwatch.detector.http.query import (
     QueryError,
@@ -18,27 +18,10 @@ from stallwatch.detector.http.query import (
     parse_window,
     raw_path,
 )
-from stallwatch.detector.http.render import dumps, finding_json, point_json, rank_json, run_json
+from stallwatch.detector.http.render import finding_json, point_json, rank_json, run_json
+from stallwatch.detector.http.visible import visible
 
 RUNS_PATH = "/api/v1/runs"
-
-
-class JsonResponse(Response):
-    """JSON without NaN."""
-
-    media_type = "application/json"
-
-    def render(self, content: Any) -> bytes:
-        """The body."""
-        return dumps(content).encode()
-
-
-def error_response(
-    status: int, code: str, message: str, field: str | None = None, headers: dict[str, str] | None = None
-) -> JsonResponse:
-    """An error that says what is wrong with which parameter."""
-    body = {"error": {"status": status, "code": code, "message": message, "field": field}}
-    return JsonResponse(body, status_code=status, headers=headers)
 
 
 class Api:
@@ -50,49 +33,54 @@ class Api:
     async def list_runs(self, request: Request) -> Response:
         """`GET /api/v1/runs`."""
         check_parameters(request.query_params, ())
-        return JsonResponse({"runs": [run_json(view) for view in await self._model.views()]})
+        return JsonResponse(
+            {"runs": [run_json(view) for view in await visible(self._model, request).views()]}
+        )
 
     async def get_run(self, request: Request) -> Response:
         """`GET /api/v1/runs/{run}` and what is below it."""
         target = parse_target(raw_path(request).removeprefix(RUNS_PATH))
-        view = await self._model.view(target.run)
+        model = visible(self._model, request)
+        view = await model.view(target.run)
         if view is None:
             raise QueryError(
                 404, "no_such_run", f"there is no run {target.run!r}: GET {RUNS_PATH} lists the runs", "run"
             )
         match target.part:
             case "findings":
-                return await self._findings(request, target)
+                return await self._findings(model, request, target)
             case "ranks":
                 check_parameters(request.query_params, ())
-                ranks = await self._model.ranks(target.run)
+                ranks = await model.ranks(target.run)
                 return JsonResponse({"run": target.run, "ranks": [rank_json(rank) for rank in ranks]})
             case "events":
                 check_parameters(request.query_params, ())
-                events = await self._model.events(target.run)
+                events = await model.events(target.run)
                 return JsonResponse({"run": target.run, "events": [asdict(event) for event in events]})
             case "states":
                 check_parameters(request.query_params, ())
-                states = await self._model.states(target.run)
+                states = await model.states(target.run)
                 return JsonResponse({"run": target.run, "states": [asdict(state) for state in states]})
             case "series":
-                return await self._series(request, target)
+                return await self._series(model, request, target)
             case _:
                 check_parameters(request.query_params, ())
                 return JsonResponse(run_json(view))
 
-    async def _findings(self, request: Request, target: Target) -> Response:
+    @staticmethod
+    async def _findings(model: ReadModel, request: Request, target: Target) -> Response:
         check_parameters(request.query_params, ("status",))
         status = parse_status(request.query_params)
         chosen = [
             finding_json(finding)
-            for finding in await self._model.findings(target.run)
+            for finding in await model.findings(target.run)
             if status in {"all", finding.status}
         ]
         return JsonResponse({"run": target.run, "status": status, "findings": chosen})
 
-    async def _series(self, request: Request, target: Target) -> Response:
-        names = await self._model.series_names(target.run)
+    @staticmethod
+    async def _series(model: ReadModel, request: Request, target: Target) -> Response:
+        names = await model.series_names(target.run)
         if not target.name:
             check_parameters(request.query_params, ())
             return JsonResponse({"run": target.run, "series": names})
@@ -105,8 +93,6 @@ class Api:
                 f"run {target.run!r} has no series {target.name!r}: it has {', '.join(names) or 'none yet'}",
                 "name",
             )
-        points = await self._model.series(
-            target.run, target.name, window.from_step, window.to_step, window.points
-        )
+        points = await model.series(target.run, target.name, window.from_step, window.to_step, window.points)
         body = {"run": target.run, "name": target.name, "points": [point_json(point) for point in points]}
         return JsonResponse(body)

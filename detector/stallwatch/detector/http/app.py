@@ -14,11 +14,16 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
 from stallwatch.detector.alerts.naming import Links
+from stallwatch.detector.auth.gate import Gate
+from stallwatch.detector.auth.throttle import Throttle
 from stallwatch.detector.errors import AnalyzerLostError, StoreError
+from stallwatch.detector.http.access import AccessControl
 from stallwatch.detector.http.alerts import AlertModel, alert_routes
-from stallwatch.detector.http.api import RUNS_PATH, Api, error_response
+from stallwatch.detector.http.api import RUNS_PATH, Api
 from stallwatch.detector.http.collector import Exposed, StallwatchCollector
+from stallwatch.detector.http.errors import error_response
 from stallwatch.detector.http.exposition import encode
+from stallwatch.detector.http.login import login_routes
 from stallwatch.detector.http.model import ReadModel
 from stallwatch.detector.http.page import SecurityHeaders, page_routes
 from stallwatch.detector.http.query import QueryError
@@ -34,8 +39,17 @@ def create_app(
     problems: Callable[[], Awaitable[list[str]]],
     alerts: AlertModel | None = None,
     links: Links | None = None,
+    gate: Gate | None = None,
+    secure: bool = False,
+    notes: Callable[[], list[str]] = list,
 ) -> Starlette:
-    """The application; `problems` says what keeps the service from being ready."""
+    """The application.
+
+    `problems` says what keeps the service from being ready; `gate` who may ask, everybody when there is none; `secure` that
+    people reach it by https, so that browsers need not send the cookie any other way; `notes` what is not well, and does not
+    keep it from being ready.
+    """
+    gate, throttle = gate if gate is not None else Gate(), Throttle()
     collector = StallwatchCollector(expose)
     api = Api(model)
 
@@ -50,20 +64,24 @@ def create_app(
 
     async def ready(_request: Request) -> Response:
         found = await problems()
-        return PlainTextResponse("\n".join(found or ["ok"]) + "\n", status_code=503 if found else 200)
+        text = "\n".join([*(found or ["ok"]), *notes()]) + "\n"
+        return PlainTextResponse(text, status_code=503 if found else 200)
 
+    routes = [
+        *page_routes(model, links),
+        *login_routes(gate, throttle, secure=secure),
+        Route("/metrics", metrics),
+        Route("/livez", live),
+        Route("/readyz", ready),
+        Route(RUNS_PATH, api.list_runs),
+        Route(RUNS_PATH + "/{rest:path}", api.get_run),
+        *(alert_routes(alerts) if alerts is not None else ()),
+    ]
     return Starlette(
-        routes=[
-            *page_routes(model, links),
-            Route("/metrics", metrics),
-            Route("/livez", live),
-            Route("/readyz", ready),
-            Route(RUNS_PATH, api.list_runs),
-            Route(RUNS_PATH + "/{rest:path}", api.get_run),
-            *(alert_routes(alerts) if alerts is not None else ()),
-        ],
+        routes=routes,
         middleware=[
             Middleware(SecurityHeaders),
+            Middleware(AccessControl, routes=routes, gate=gate, throttle=throttle, secure=secure),
             Middleware(GZipMiddleware, minimum_size=COMPRESSED_FROM_BYTES, compresslevel=COMPRESSION_LEVEL),
         ],
         exception_handlers={

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
+import ssl
 from collections.abc import Iterator
+from typing import Any
 
 import uvicorn
 from starlette.applications import Starlette
@@ -22,12 +24,26 @@ class _Server(uvicorn.Server):
         yield
 
 
-class HttpServer:
-    """Listens from `bind` on, serves from `start` to `stop`."""
+class _Config(uvicorn.Config):
+    """Takes a context that is made already; uvicorn's own would keep the first certificate for good."""
 
-    def __init__(self, app: Starlette) -> None:
-        config = uvicorn.Config(
+    def __init__(self, app: Starlette, tls: ssl.SSLContext | None, **options: Any) -> None:
+        super().__init__(app, **options)
+        self._tls = tls
+
+    def load(self) -> None:
+        super().load()
+        self.ssl = self._tls
+
+
+class HttpServer:
+    """Listens from `bind` on, serves from `start` to `stop`; with TLS where there is a context for it."""
+
+    def __init__(self, app: Starlette, tls: ssl.SSLContext | None = None) -> None:
+        config = _Config(
             app,
+            tls,
+            ws="none",
             log_config=None,
             access_log=False,
             lifespan="off",

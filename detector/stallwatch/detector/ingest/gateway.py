@@ -10,11 +10,16 @@ import grpc
 from google.protobuf.message import DecodeError
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc  # type: ignore[import-untyped]
 
+from stallwatch.detector.auth.access import Principal, Scope
+from stallwatch.detector.auth.gate import Gate, Session
+from stallwatch.detector.auth.throttle import Throttle
+from stallwatch.detector.auth.tls import TlsFiles
 from stallwatch.detector.errors import (
     AnalyzerLostError,
     InvalidInputError,
     StoreError,
     TooManyRunsError,
+    UnauthenticatedError,
     UsageError,
 )
 from stallwatch.detector.ingest import limits
@@ -47,14 +52,29 @@ class Channels(Protocol):
 class Gateway(telemetry_pb2_grpc.TelemetryServiceServicer):
     """Takes streams, checks who speaks, and lets a `RankStream` carry each."""
 
-    def __init__(self, channels: Channels, statistics: IngestStatistics) -> None:
+    def __init__(self, channels: Channels, statistics: IngestStatistics, gate: Gate | None = None) -> None:
         self._channels = channels
         self._statistics = statistics
+        self._gate = gate if gate is not None else Gate()
+        self._throttle = Throttle()
+        self._sessions: dict[RankStream, Session] = {}
         self._closing = False
 
     def close(self) -> None:
         """Take no new streams."""
         self._closing = True
+
+    def review(self) -> None:
+        """End the streams of those whose token was revoked, has expired, or is no longer for their run."""
+        now: dict[bytes, Principal | UnauthenticatedError] = {}
+        for stream, session in tuple(self._sessions.items()):
+            if session.digest not in now:
+                now[session.digest] = self._renewed(session)
+            found = now[session.digest]
+            if isinstance(found, UnauthenticatedError):
+                stream.dismiss(grpc.StatusCode.UNAUTHENTICATED, str(found))
+            elif not found.may(Scope.WRITE, stream.run):
+                stream.dismiss(grpc.StatusCode.PERMISSION_DENIED, _not_allowed(found, stream.run))
 
     async def Stream(self, request_iterator: Any, context: Any) -> None:  # type: ignore[override]  # noqa: ARG002, N802
         """Carry one rank's stream."""
@@ -63,14 +83,45 @@ class Gateway(telemetry_pb2_grpc.TelemetryServiceServicer):
         try:
             if self._closing:
                 await context.abort(grpc.StatusCode.UNAVAILABLE, "the detector is shutting down")
+            session = await self._authenticate(context)
             hello = await self._read_hello(context)
+            await self._permit(session, hello.run, context)
             channel = await self._open(hello, context)
+            stream = RankStream(context, hello, channel, self._statistics)
+            self._sessions[stream] = session
             try:
-                await RankStream(context, hello, channel, self._statistics).serve()
+                # Opening takes seconds, in which a token may be revoked.
+                await self._permit(session, hello.run, context)
+                await stream.serve()
             except AnalyzerLostError as error:
                 await self._refuse(context, grpc.StatusCode.UNAVAILABLE, "analyzer_unavailable", str(error))
+            finally:
+                del self._sessions[stream]
         finally:
             self._statistics.streams -= 1
+
+    async def _authenticate(self, context: Any) -> Session:
+        sent = [value for key, value in context.invocation_metadata() or () if key == "authorization"]
+        try:
+            # Two of them: whoever sits in between may have read the other one.
+            return self._gate.authenticate(sent[0] if len(sent) == 1 else None)
+        except UnauthenticatedError as error:
+            await self._refuse(context, grpc.StatusCode.UNAUTHENTICATED, "unauthenticated", str(error))
+            raise AssertionError("abort raises") from error
+
+    async def _permit(self, session: Session, run: str, context: Any) -> None:
+        found = self._renewed(session)
+        if isinstance(found, UnauthenticatedError):
+            await self._refuse(context, grpc.StatusCode.UNAUTHENTICATED, "unauthenticated", str(found))
+        elif not found.may(Scope.WRITE, run):
+            refuse = grpc.StatusCode.PERMISSION_DENIED
+            await self._refuse(context, refuse, "permission", _not_allowed(found, run))
+
+    def _renewed(self, session: Session) -> Principal | UnauthenticatedError:
+        try:
+            return self._gate.renew(session)
+        except UnauthenticatedError as error:
+            return error
 
     async def _read_hello(self, context: Any) -> pb.Hello:
         refuse = grpc.StatusCode.INVALID_ARGUMENT
@@ -114,15 +165,24 @@ class Gateway(telemetry_pb2_grpc.TelemetryServiceServicer):
 
     async def _refuse(self, context: Any, code: grpc.StatusCode, reason: str, message: str) -> None:
         self._statistics.streams_refused[reason] += 1
-        log.info("stream of %s refused: %s", context.peer(), message)
+        # Whoever knocks without a token must not fill the log.
+        if reason != "unauthenticated" or self._throttle.fail(context.peer().rpartition(":")[0]):
+            log.info("stream of %s refused: %s", context.peer(), message)
         await context.abort(code, message)
+
+
+def _not_allowed(principal: Principal, run: str) -> str:
+    if not principal.has(Scope.WRITE):
+        return f"token {principal.name} has no scope {Scope.WRITE.value}: it cannot send telemetry"
+    return f"token {principal.name} is not for run {run!r}: its runs are {', '.join(principal.runs)}"
 
 
 class GatewayServer:
     """The server with its health service; listening from `start` to `stop`."""
 
-    def __init__(self, gateway: Gateway, *, max_streams: int) -> None:
+    def __init__(self, gateway: Gateway, *, max_streams: int, tls: TlsFiles | None = None) -> None:
         self._gateway = gateway
+        self._tls = tls
         self._server = grpc.aio.server(
             maximum_concurrent_rpcs=max_streams,
             options=(
@@ -144,7 +204,7 @@ class GatewayServer:
         """Listen; return the port, which is a free one when 0 was asked for."""
         shown = f"[{host}]" if ":" in host else host
         try:
-            bound: int = self._server.add_insecure_port(f"{shown}:{port}")
+            bound = self._listen(f"{shown}:{port}")
         except RuntimeError as error:
             raise UsageError(
                 f"cannot listen on {shown}:{port} for gRPC: the port is in use or not allowed; choose another --grpc-port"
@@ -154,6 +214,11 @@ class GatewayServer:
             await self._health.set(service, health_pb2.HealthCheckResponse.SERVING)
         return bound
 
+    def _listen(self, address: str) -> int:
+        if self._tls is None:
+            return int(self._server.add_insecure_port(address))
+        return int(self._server.add_secure_port(address, _credentials(self._tls)))
+
     async def stop_accepting(self) -> None:
         """Say to health checks and new streams that this is ending."""
         self._gateway.close()
@@ -162,3 +227,17 @@ class GatewayServer:
     async def stop(self, grace_seconds: float) -> None:
         """End what is left after the grace."""
         await self._server.stop(grace_seconds)
+
+
+def _credentials(tls: TlsFiles) -> grpc.ServerCredentials:
+    """Each connection gets the certificate of the moment at which it begins."""
+
+    def configuration() -> grpc.ServerCertificateConfiguration:
+        material = tls.material
+        return grpc.ssl_server_certificate_configuration(
+            [(material.key, material.certificate)], root_certificates=material.client_ca
+        )
+
+    return grpc.dynamic_ssl_server_credentials(
+        configuration(), configuration, require_client_authentication=tls.needs_client
+    )

@@ -6,7 +6,15 @@ from collections import Counter
 from dataclasses import dataclass, field
 
 PAYLOADS = ("hello", "batch", "heartbeat", "goodbye", "unknown")
-REFUSALS = ("invalid_hello", "protocol", "no_hello", "too_many_runs", "analyzer_unavailable")
+REFUSALS = (
+    "invalid_hello",
+    "protocol",
+    "no_hello",
+    "too_many_runs",
+    "analyzer_unavailable",
+    "unauthenticated",
+    "permission",
+)
 
 
 @dataclass(slots=True)

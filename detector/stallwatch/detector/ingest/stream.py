@@ -83,6 +83,15 @@ class RankStream:
         """End the stream so that the agent reconnects and sends again what is not durable."""
         self._end(grpc.StatusCode.UNAVAILABLE, f"{reason}: reconnect, and send again what is not durable")
 
+    @property
+    def run(self) -> str:
+        """The run that it is about."""
+        return self._channel.run
+
+    def dismiss(self, code: grpc.StatusCode, reason: str) -> None:
+        """End the stream because whoever sends it may not any more."""
+        self._end(code, reason)
+
     def supersede(self) -> None:
         """End the stream because another one of the same rank process was opened."""
         self._end(grpc.StatusCode.ABORTED, "another stream of this rank process has taken over")

@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import signal
+import socket
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -14,6 +15,9 @@ from pathlib import Path
 
 from stallwatch.detector.alerts.center import AlertCenter
 from stallwatch.detector.alerts.naming import Links
+from stallwatch.detector.auth.gate import Gate
+from stallwatch.detector.auth.tls import TlsFiles
+from stallwatch.detector.auth.watch import watch
 from stallwatch.detector.core.findings import Finding
 from stallwatch.detector.core.views import RunView
 from stallwatch.detector.engine import cluster
@@ -30,7 +34,7 @@ from stallwatch.detector.ingest.statistics import IngestStatistics
 from stallwatch.detector.service.analysis_settings import analysis_config
 from stallwatch.detector.service.counters import alert_samples, own_samples, snapshot_samples
 from stallwatch.detector.service.runs import Runs
-from stallwatch.detector.service.settings import Settings
+from stallwatch.detector.service.settings import EXPOSED, Settings
 from stallwatch.detector.store import Store, sqlite_url
 from stallwatch.detector.version import VERSION
 
@@ -49,6 +53,9 @@ class Addresses:
     host: str
     grpc_port: int
     http_port: int
+    grpc_scheme: str
+    """`https` where there is TLS, as in an agent's endpoint."""
+    http_scheme: str
 
 
 def serve(settings: Settings) -> None:
@@ -79,6 +86,8 @@ def open_store(settings: Settings) -> Store:
 async def _serve(settings: Settings) -> None:
     stopped = asyncio.Event()
     loop = asyncio.get_running_loop()
+    gate = Gate(settings.tokens, open_read=settings.open_read)
+    tls = TlsFiles(settings.tls_paths) if settings.tls_paths is not None else None
     store = open_store(settings)
     # Before Ray, which takes seconds, and in our words: gRPC writes its own to standard error.
     bind(settings.host, settings.grpc_port, "--grpc-port").close()
@@ -90,7 +99,8 @@ async def _serve(settings: Settings) -> None:
         for name in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(name, stopped.set)
         runs = Runs(store, _analyzers(ray, store, settings), statistics, settings)
-        gateway = GatewayServer(Gateway(runs, statistics), max_streams=settings.max_streams)
+        streams = Gateway(runs, statistics, gate)
+        gateway = GatewayServer(streams, max_streams=settings.max_streams, tls=tls)
 
         async def problems() -> list[str]:
             return await asyncio.to_thread(_problems, store, stopped.is_set())
@@ -112,14 +122,29 @@ async def _serve(settings: Settings) -> None:
             )
             return Exposed(watched, own, alerts.sentences(), alerts.silenced())
 
-        http = HttpServer(create_app(runs, expose, problems, alerts=alerts, links=links))
+        http = HttpServer(
+            create_app(
+                runs,
+                expose,
+                problems,
+                alerts=alerts,
+                links=links,
+                gate=gate,
+                secure=settings.is_read_by_https,
+                notes=lambda: _notes(gate, tls),
+            ),
+            tls.server_context() if tls is not None and settings.http_tls else None,
+        )
         grpc_port = await gateway.start(settings.host, settings.grpc_port)
         await runs.start()
         await alerts.start()
         await http.start(http_socket)
-        addresses = Addresses(settings.host, grpc_port, http_socket.getsockname()[1])
-        _announce(addresses, settings.data_dir, ray, store)
+        _announce(_addresses(settings, grpc_port, http_socket), settings.data_dir, ray, store)
+        if settings.is_exposed:
+            log.warning(EXPOSED.format(host=settings.host))
         ray_gone = asyncio.create_task(_ray_gone(stopped), name="ray")
+        rotated = (gate, tls) if tls is not None else (gate,)
+        watching = asyncio.create_task(watch(rotated, streams.review), name="tokens and certificates")
         try:
             await stopped.wait()
             await _shut_down(runs, gateway, http, alerts, settings.shutdown_seconds)
@@ -129,6 +154,7 @@ async def _serve(settings: Settings) -> None:
                 )
         finally:
             ray_gone.cancel()
+            watching.cancel()
             (settings.data_dir / SERVICE_FILE).unlink(missing_ok=True)
     finally:
         http_socket.close()
@@ -188,12 +214,30 @@ def _problems(store: Store, stopping: bool) -> list[str]:
     return found
 
 
+def _notes(gate: Gate, tls: TlsFiles | None) -> list[str]:
+    """What does not keep the service from being ready, and has to be put right all the same. Everybody may read it."""
+    found = []
+    if gate.problem is not None:
+        found.append("the tokens file cannot be used as it is now: the tokens read before hold")
+    if tls is not None and tls.problem is not None:
+        found.append(
+            "the certificate's files cannot be used as they are now: the certificate read before is shown"
+        )
+    return [f"warning: {each}, and the log says why" for each in found]
+
+
+def _addresses(settings: Settings, grpc_port: int, http_socket: socket.socket) -> Addresses:
+    http_port = http_socket.getsockname()[1]
+    grpc_scheme = "http" if settings.tls_paths is None else "https"
+    return Addresses(settings.host, grpc_port, http_port, grpc_scheme, settings.http_scheme)
+
+
 def _announce(addresses: Addresses, directory: Path, ray: Cluster, store: Store) -> None:
     host = f"[{addresses.host}]" if ":" in addresses.host else addresses.host
     where = "embedded Ray" if ray.embedded else f"Ray at {ray.address}"
     sys.stderr.write(
         f"stallwatch {VERSION}: agents to {host}:{addresses.grpc_port}, page and metrics at "
-        f"http://{host}:{addresses.http_port}, data in {store.shown_url}, {where}\n"
+        f"{addresses.http_scheme}://{host}:{addresses.http_port}, data in {store.shown_url}, {where}\n"
     )
     sys.stderr.flush()
     content = {
@@ -201,6 +245,8 @@ def _announce(addresses: Addresses, directory: Path, ray: Cluster, store: Store)
         "host": addresses.host,
         "grpc_port": addresses.grpc_port,
         "http_port": addresses.http_port,
+        "grpc_scheme": addresses.grpc_scheme,
+        "http_scheme": addresses.http_scheme,
         "version": VERSION,
     }
     # Written whole or not at all: whoever waits for it reads it the moment it is there.

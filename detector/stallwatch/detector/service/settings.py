@@ -8,7 +8,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import platformdirs
-from pydantic import Field, ValidationError, field_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
@@ -18,10 +18,17 @@ from pydantic_settings import (
 
 from stallwatch.detector.alerts.naming import DEFAULT_EXTERNAL_URL
 from stallwatch.detector.alerts.settings import NO_OUTPUTS, AlertSettings, Webhook
+from stallwatch.detector.auth.tls import TlsPaths
 from stallwatch.detector.errors import UsageError
 from stallwatch.detector.service.analysis_settings import analysis_config
 
 ENVIRONMENT_PREFIX = "STALLWATCH_"
+LOOPBACK = frozenset({"localhost", "::1"})
+EXPOSED = (
+    "everybody who reaches {host} may send, read and silence: give --tokens FILE (`stallwatch token create` makes them), "
+    "or listen on 127.0.0.1"
+)
+"""What is said when the service is exposed."""
 
 
 class Settings(BaseSettings):
@@ -63,6 +70,18 @@ class Settings(BaseSettings):
     """Settings of the analysis: a table in the file, JSON in the environment; see below."""
     shutdown_seconds: float = Field(10.0, ge=0)
     """At the end: how long to wait for what was received to be analyzed and saved."""
+    tokens: Path | None = None
+    """Tokens file: who may write, read and administer which runs; nobody is asked when not given. Read again when it changes."""
+    open_read: bool = False
+    """Let the page, the API's GET requests and /metrics be read without a token."""
+    tls_cert: Path | None = None
+    """PEM certificate, with its chain, that agents and readers see; no TLS when not given. Read again when it changes."""
+    tls_key: Path | None = None
+    """PEM key of the certificate."""
+    tls_client_ca: Path | None = None
+    """PEM certificates of authorities: agents must show a certificate of one of them."""
+    http_tls: bool = True
+    """Whether HTTP has TLS too, where there is a certificate; not where an ingress does that."""
 
     @field_validator("external_url", "grafana_url")
     @classmethod
@@ -70,6 +89,37 @@ class Settings(BaseSettings):
         if url is not None and (urlsplit(url).scheme not in {"http", "https"} or not urlsplit(url).netloc):
             raise ValueError("it must be an address like https://stallwatch.example.com")
         return url
+
+    @model_validator(mode="after")
+    def _has_both_files(self) -> Settings:
+        if (self.tls_cert is None) != (self.tls_key is None):
+            missing = "tls_key" if self.tls_key is None else "tls_cert"
+            raise ValueError(f"{missing} is missing: tls_cert and tls_key go together")
+        if self.tls_client_ca is not None and self.tls_cert is None:
+            raise ValueError("tls_client_ca needs tls_cert and tls_key")
+        return self
+
+    @property
+    def tls_paths(self) -> TlsPaths | None:
+        """The files of the service's certificate; None for no TLS."""
+        if self.tls_cert is None or self.tls_key is None:
+            return None
+        return TlsPaths(self.tls_cert, self.tls_key, self.tls_client_ca)
+
+    @property
+    def http_scheme(self) -> str:
+        """`https` or `http`."""
+        return "https" if self.tls_cert is not None and self.http_tls else "http"
+
+    @property
+    def is_read_by_https(self) -> bool:
+        """Whether people reach the page by https, here or at what stands in front."""
+        return "https" in {self.http_scheme, urlsplit(self.external_url).scheme}
+
+    @property
+    def is_exposed(self) -> bool:
+        """Whether whoever reaches this machine over the network may do everything."""
+        return self.tokens is None and self.host not in LOOPBACK and not self.host.startswith("127.")
 
     @classmethod
     def settings_customise_sources(
@@ -102,7 +152,11 @@ def load(arguments: dict[str, Any], file: Path | None) -> Settings:
             known = ", ".join(_fields(name))
             raise UsageError(f"there is no setting {name}: the settings are {known}") from None
         # What is set below `alerts` may be a secret.
-        what = name if name.startswith("alerts") else f"{name} is {first.get('input')!r}"
+        if not name:
+            raise UsageError(f"settings: {first['msg'].removeprefix('Value error, ')}") from None
+        # A password may be part of an address.
+        secret = name.startswith("alerts") or name.endswith("url")
+        what = name if secret else f"{name} is {first.get('input')!r}"
         raise UsageError(f"setting {what}: {first['msg'].lower()}") from None
     except ValueError as error:
         raise UsageError(f"--config {file} is no TOML: {error}") from None

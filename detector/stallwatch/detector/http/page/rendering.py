@@ -13,6 +13,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
 
+from stallwatch.detector.http.access import is_signed_in
 from stallwatch.detector.http.page import addresses, static_files, words
 from stallwatch.detector.http.page.evidence import text as evidence_text
 from stallwatch.detector.version import VERSION
@@ -55,7 +56,11 @@ def environment() -> Environment:
 
 def respond(request: Request, template: str, context: Mapping[str, Any], status: int = 200) -> Response:
     """A page; 304 where the browser has it already."""
-    html = environment().get_template(template).render(now=time.time(), **context)
+    html = (
+        environment()
+        .get_template(template)
+        .render(now=time.time(), signed_in=is_signed_in(request), **context)
+    )
     etag = f'W/"{hashlib.sha256(html.encode()).hexdigest()[:32]}"'
     headers = {"etag": etag, "cache-control": "no-cache"}
     if status == 200 and etag in request.headers.get("if-none-match", ""):

@@ -18,6 +18,7 @@ from stallwatch.detector.http.page import addresses, contexts, runbooks, static_
 from stallwatch.detector.http.page.curve import curve_svg
 from stallwatch.detector.http.page.rendering import respond
 from stallwatch.detector.http.query import raw_path
+from stallwatch.detector.http.visible import visible
 
 _LOSS_ROWS = 12
 _PICTURE_POINTS = 80
@@ -69,13 +70,14 @@ class _Pages:
     async def overview(self, request: Request) -> Response:
         """`GET /`."""
         given = request.query_params
-        context = contexts.overview(await self._model.views(), given.get("name", ""), given.get("state", ""))
+        views = await visible(self._model, request).views()
+        context = contexts.overview(views, given.get("name", ""), given.get("state", ""))
         return respond(request, "overview.html", context)
 
     async def below_runs(self, request: Request) -> Response:
         """`GET /runs/{run}` and what is below it."""
         place = addresses.parse(raw_path(request).removeprefix("/runs"))
-        view = await self._model.view(place.run)
+        view = await visible(self._model, request).view(place.run)
         if view is None:
             raise _MissingError(
                 f"There is no run {place.run!r}: it has not reported, or its name is another."

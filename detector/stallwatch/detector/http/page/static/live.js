@@ -94,6 +94,10 @@ function show(text) {
 async function look() {
   try {
     const answer = await fetch(location.href, { cache: "no-cache", signal: AbortSignal.timeout(10000) });
+    if (answer.redirected || answer.status === 401) {
+      location.reload(); // the token is no longer valid: there is a form for another one
+      return;
+    }
     if (!answer.ok) throw new Error(String(answer.status));
     show(await answer.text());
     wait = EVERY_MS;
