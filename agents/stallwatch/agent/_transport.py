@@ -46,6 +46,9 @@ _PERMANENT = frozenset(
     }
 )
 
+_OF_TOKENS = frozenset({grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED})
+"""A stream that was welcome ends so when its token is rotated: the file may hold the next one already."""
+
 
 def retry_seconds(failures: int, chance: float) -> float:
     """Delay before the next attempt: exponential with full jitter, so that a thousand ranks do not come back at once."""
@@ -221,7 +224,7 @@ class Transport:
             return
         problem = stream.stale(now)
         if stream.ended.is_set():
-            self._lost(now, *_why(stream.error))
+            self._lost(now, *_why(stream.error, stream.welcomed))
         elif problem:
             self._lost(now, problem)
 
@@ -301,11 +304,12 @@ class Transport:
         return True
 
 
-def _why(error: Exception | None) -> tuple[str, bool]:
+def _why(error: Exception | None, welcomed: bool) -> tuple[str, bool]:
     """What ended a stream, in words, and whether trying again soon is useless."""
     if error is None:
         return "the detector ended the stream", False
     if isinstance(error, grpc.Call):
         code = error.code()
-        return f"{code.name}: {error.details()}", code in _PERMANENT
+        permanent = code in _PERMANENT and not (welcomed and code in _OF_TOKENS)
+        return f"{code.name}: {error.details()}", permanent
     return repr(error), False

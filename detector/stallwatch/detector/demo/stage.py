@@ -43,13 +43,18 @@ def _addresses(path: Path) -> dict[str, Any] | None:
         return None
 
 
+def _environment() -> dict[str, str]:
+    """Without settings of the user's own detector and jobs, such as its certificate and tokens."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("STALLWATCH_")}
+
+
 @contextmanager
 def service(directory: Path, *, keep: Callable[[], bool]) -> Iterator[dict[str, Any]]:
     """A `stallwatch serve` with its data in `directory`; yields its service.json. Left running when `keep()` says so."""
     log = directory / "service.log"
     command = [sys.executable, "-m", "stallwatch.detector", "serve", "--data-dir", str(directory)]
     command += ["--grpc-port", "0", "--http-port", "0"]
-    environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+    environment = {name: value for name, value in _environment().items() if name != "RAY_ADDRESS"}
     with log.open("wb") as output:
         process = subprocess.Popen(
             command, stdout=output, stderr=output, env=environment, start_new_session=True
@@ -68,7 +73,7 @@ def job(directory: Path, grpc_port: int) -> Iterator[subprocess.Popen[bytes]]:
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(RANKS)]
     command += ["-m", "stallwatch.agent.demo", *job_arguments(), "--stop-file", str(directory / "stop")]
     environment = {
-        **os.environ,
+        **_environment(),
         "STALLWATCH_ENDPOINT": f"127.0.0.1:{grpc_port}",
         "STALLWATCH_RUN": RUN,
         "OMP_NUM_THREADS": "1",

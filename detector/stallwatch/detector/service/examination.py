@@ -8,19 +8,21 @@ import platform
 import shutil
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import tempfile
 import time
 import urllib.request
 from collections.abc import Iterator
-from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from stallwatch.detector.engine import cluster
 from stallwatch.detector.errors import StallwatchError
+from stallwatch.detector.service.examination_access import examine_access
+from stallwatch.detector.service.examination_result import Result
 from stallwatch.detector.service.lifecycle import SERVICE_FILE, open_store
 from stallwatch.detector.service.settings import Settings
 from stallwatch.detector.version import VERSION
@@ -44,22 +46,12 @@ STOP_SECONDS = 20.0
 RUN = "doctor"
 
 
-@dataclass(frozen=True, slots=True)
-class Result:
-    """What one look found."""
-
-    name: str
-    status: str
-    """`ok`, `warning` or `problem`."""
-    says: str
-    fix: str = ""
-
-
 def examine(settings: Settings) -> Iterator[Result]:
     """Every look, the slow ones last; a later one is left out when it cannot succeed."""
     yield from _environment()
     yield _memory()
     yield from _ports(settings)
+    yield from examine_access(settings)
     store = _store(settings)
     yield store
     address = cluster.chosen_address(settings.ray_address)
@@ -129,7 +121,10 @@ def _taken(settings: Settings, name: str, port: int, error: OSError) -> Result:
 def _answers(settings: Settings) -> bool:
     host = "127.0.0.1" if settings.host == "0.0.0.0" else settings.host  # noqa: S104  compared, not bound
     try:
-        with urllib.request.urlopen(f"http://{host}:{settings.http_port}/livez", timeout=2) as answer:
+        address = f"{settings.http_scheme}://{host}:{settings.http_port}/livez"
+        # Whose certificate it is does not matter: nothing is sent, and nothing is believed but that it is there.
+        tls = ssl._create_unverified_context()  # noqa: S323, SLF001
+        with urllib.request.urlopen(address, timeout=2, context=tls) as answer:  # noqa: S310  our own
             return bool(answer.status == 200)
     except (OSError, ValueError):
         return False

@@ -119,7 +119,12 @@ class Settings(BaseSettings):
     @property
     def is_exposed(self) -> bool:
         """Whether whoever reaches this machine over the network may do everything."""
-        return self.tokens is None and self.host not in LOOPBACK and not self.host.startswith("127.")
+        return self.tokens is None and not self.is_local
+
+    @property
+    def is_local(self) -> bool:
+        """Whether only this machine reaches the service."""
+        return self.host in LOOPBACK or self.host.startswith("127.")
 
     @classmethod
     def settings_customise_sources(
