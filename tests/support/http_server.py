@@ -37,8 +37,10 @@ class Answer:
 class Client:
     """Asks one server, byte for byte as told."""
 
-    def __init__(self, port: int) -> None:
+    def __init__(self, port: int, source: str = "127.0.0.1") -> None:
         self.port = port
+        self.source = source
+        """The address to ask from: all of 127.0.0.0/8 is this machine."""
 
     def get(self, path: str, headers: dict[str, str] | None = None) -> Answer:
         """GET."""
@@ -60,7 +62,9 @@ class Client:
         self, method: str, path: str, headers: dict[str, str] | None = None, body: bytes | None = None
     ) -> Answer:
         """Any request."""
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=20)
+        connection = http.client.HTTPConnection(
+            "127.0.0.1", self.port, timeout=20, source_address=(self.source, 0)
+        )
         try:
             connection.request(method, path, body=body, headers=headers or {})
             answer = connection.getresponse()

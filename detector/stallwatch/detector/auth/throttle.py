@@ -6,9 +6,9 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable
 
-BURST = 10
+BURST = 30
 """Failed attempts at once."""
-PER_SECOND = 0.2
+PER_SECOND = 0.5
 MOST_ADDRESSES = 4096
 """Remembered; the one that has been quiet for longest gives way."""
 
