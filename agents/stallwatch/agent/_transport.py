@@ -263,7 +263,7 @@ class Transport:
                 "stallwatch: no connection to the detector at %s (%s); training goes on, up to %d MiB are kept, %s",
                 endpoint,
                 problem,
-                self._buffer.limit_bytes >> 20,
+                self._settings.buffer_bytes >> 20,
                 "this needs a change of settings" if permanent else "retrying",
             )
 
