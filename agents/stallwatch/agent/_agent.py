@@ -5,23 +5,24 @@ from __future__ import annotations
 import contextlib
 import logging
 import math
-import os
 import platform
 import threading
 import time
 from collections.abc import Mapping, Sequence
-from time import perf_counter
+from itertools import islice
+from time import monotonic, perf_counter
 from typing import TYPE_CHECKING
 
 from stallwatch.agent import _heartbeat as heartbeat
 from stallwatch.agent._buffer import BatchBuffer, DropCounter
+from stallwatch.agent._callback import FindingCallback
 from stallwatch.agent._collector import Collector
 from stallwatch.agent._cpu_wait import CpuWait
 from stallwatch.agent._flight import FlightRecorder
-from stallwatch.agent._lifecycle import ExitFlush, ForkReset, at_exit
+from stallwatch.agent._lifecycle import CLOSE_SECONDS, follow, forget
 from stallwatch.agent._probe import model as models
 from stallwatch.agent._probe.device import DeviceReader
-from stallwatch.agent._probe.hooks import Guard
+from stallwatch.agent._probe.hooks import Guard, is_of_signal_handler
 from stallwatch.agent._probe.sampling import SamplePeriod
 from stallwatch.agent._probe.steps import EVALUATION, StepProbe, restored_step
 from stallwatch.agent._records import Losses
@@ -39,8 +40,11 @@ if TYPE_CHECKING:
 logger = logging.getLogger("stallwatch.agent")
 
 PROTOCOL_MAJOR, PROTOCOL_MINOR = 1, 0
-BUFFER_BYTES = 64 * 1024 * 1024
-CLOSE_SECONDS = 5.0
+_WAITING_SHARE = 4
+"""One part in so many of the memory is for what is not in a batch yet."""
+_MOST_NAMES = 256
+"""Of groups and components that a detector takes in a batch."""
+_MOST_METRICS = 64
 _KIND_LENGTH, _TEXT_LENGTH, _NAME_LENGTH = 64, 512, 128
 
 _left_behind: list[object] = []
@@ -120,8 +124,9 @@ class Core:
         self.identity = identity
         self.model = model
         self.drops = DropCounter()
-        self.buffer = BatchBuffer(BUFFER_BYTES, self.drops)
-        self.collector = Collector(self.buffer, self.drops)
+        waiting = settings.buffer_bytes // _WAITING_SHARE
+        self.buffer = BatchBuffer(settings.buffer_bytes - waiting, self.drops, settings.buffer_seconds)
+        self.collector = Collector(self.buffer, self.drops, waiting)
         self.guard = Guard(self._on_disabled)
         self._optimizer_name = type(optimizers[0]).__name__ if optimizers else ""
         self._block_names, blocks = models.block_layout([name for name, _ in model.parameters])
@@ -145,12 +150,15 @@ class Core:
             start_step,
             lambda: self.transport.seconds,
             lambda kind, text: self.event(text, kind, automatic=True),
+            lambda step: self.drops.add(wire.DROP_REASON_INTERNAL_ERROR, 1, step, step),
             details=identity.rank == 0 or model.parallelism != wire.PARALLELISM_DATA_PARALLEL,
         )
         self._thread_id = threading.get_ident()
         self._cpu_wait = CpuWait(threading.get_native_id())
         self._flight = FlightRecorder()
         self._complained: set[str] = set()
+        self._names: set[str] = set()
+        self._callback = FindingCallback(settings.on_finding) if settings.on_finding is not None else None
         self.closed = False
         self.automatic = False
         """Attached without the script's asking, so that its own call of `attach` takes over."""
@@ -160,10 +168,10 @@ class Core:
             self.heartbeat,
             self.collector,
             self.buffer,
-            self.drops,
             self._on_advice,
             self._on_finding,
         )
+        self.collector.on_crowded = self.transport.wake
         self._adoption: list[torch.utils.hooks.RemovableHandle] = []
         try:
             self.probe.install()
@@ -171,11 +179,11 @@ class Core:
                 self.probe.adopt(optimizers[0])
             else:
                 self._adopt_first()
-            os.register_at_fork(after_in_child=ForkReset(self))
-            at_exit(ExitFlush(self))
+            follow(self)
             self.transport.start()
         except BaseException:
             self.closed = True
+            forget(self)
             self.guard.active = False
             self._forget_adoption()
             self.probe.remove()
@@ -219,7 +227,7 @@ class Core:
         try:
             self._log(self.probe.losses(), loss, samples, groups, components)
         except (TypeError, ValueError, RuntimeError, AttributeError) as error:
-            self._invalid("log", str(error))
+            self._unusable("log", error)
         except Exception as error:
             self.guard.failed(error)
         self.guard.seconds += perf_counter() - began
@@ -237,14 +245,25 @@ class Core:
             message = f"samples={samples!r} must be a finite number of at least 0"
             raise ValueError(message)
         number = self.reader.number
-        losses.values.append((number(loss), count))
-        losses.samples += count
-        if groups:
-            for name, (total, group_samples) in groups.items():
-                losses.groups.append((str(name)[:_NAME_LENGTH], number(total), float(group_samples)))
-        if components:
-            for name, value in components.items():
-                losses.components.append((str(name)[:_NAME_LENGTH], number(value), count))
+        losses.add(number(loss), count)
+        for name, (total, group_samples) in (groups or {}).items():
+            if key := self._name(name):
+                losses.add_named(losses.groups, key, number(total), float(group_samples))
+        for name, value in (components or {}).items():
+            if key := self._name(name):
+                losses.add_named(losses.components, key, number(value), count)
+
+    def _name(self, name: str) -> str:
+        """The name of a group or component, cut to size; empty for one more than a detector takes."""
+        key = str(name)[:_NAME_LENGTH]
+        if key not in self._names:
+            if len(self._names) >= _MOST_NAMES:
+                self._invalid(
+                    "log", f"more than {_MOST_NAMES} names of groups and components, {key!r} is one more"
+                )
+                return ""
+            self._names.add(key)
+        return key
 
     def log_eval(
         self,
@@ -254,20 +273,29 @@ class Core:
         metrics: Mapping[str, float | torch.Tensor],
     ) -> None:
         """See `Agent.log_eval`. Evaluations are rare, and their results are on the host or awaited by the user anyway."""
+        if self.closed:
+            return
+        if len(metrics) > _MOST_METRICS:
+            self._invalid("log_eval", f"{len(metrics)} metrics, of which the first {_MOST_METRICS} are taken")
         try:
             self.collector.add_evaluation(
                 wire.EvaluationPoint(
                     step=max(self.probe.last_step, 0) if step is None else step,
                     loss=float(loss),
                     samples=float(samples),
-                    metrics={name[:_NAME_LENGTH]: float(value) for name, value in metrics.items()},
+                    metrics={
+                        name[:_NAME_LENGTH]: float(value)
+                        for name, value in islice(metrics.items(), _MOST_METRICS)
+                    },
                 )
             )
         except Exception as error:
-            self._invalid("log_eval", str(error))
+            self._unusable("log_eval", error)
 
     def event(self, text: str, kind: str, *, automatic: bool = False) -> None:
         """See `Agent.event`."""
+        if self.closed:
+            return
         try:
             self.collector.add_event(
                 wire.Event(
@@ -278,16 +306,23 @@ class Core:
                 )
             )
         except Exception as error:
-            self._invalid("event", str(error))
+            self._unusable("event", error)
+
+    def _unusable(self, where: str, error: Exception) -> None:
+        if is_of_signal_handler(error):
+            raise error
+        self._invalid(where, str(error) or type(error).__name__)
 
     def _invalid(self, where: str, problem: str) -> None:
         step = self.probe.next_step
         self.drops.add(wire.DROP_REASON_INVALID_VALUE, 1, step, step)
         if where not in self._complained:
             self._complained.add(where)
-            logger.warning(
-                "stallwatch: a value given to %s() cannot be used, and is left out: %s", where, problem
-            )
+            # What handles the script's log may fail, too.
+            with contextlib.suppress(Exception):
+                logger.warning(
+                    "stallwatch: a value given to %s() cannot be used, and is left out: %s", where, problem
+                )
 
     # --- what the detector is told --------------------------------------------------------------------------------
 
@@ -390,12 +425,8 @@ class Core:
                 finding.status,
                 finding.reason,
             )
-        callback = self.settings.on_finding
-        if callback is not None:
-            try:
-                callback(finding)
-            except Exception as error:
-                logger.warning("stallwatch: on_finding raised %r", error, exc_info=error)
+        if self._callback is not None:
+            self._callback.deliver(finding)
 
     # --- the end --------------------------------------------------------------------------------------------------
 
@@ -404,17 +435,30 @@ class Core:
 
     def close(self, reason: str) -> None:
         """See `Agent.close`."""
+        deadline = monotonic() + CLOSE_SECONDS
+        if self.begin_close(reason, deadline):
+            self.end_close(deadline)
+
+    def begin_close(self, reason: str, deadline: float) -> bool:
+        """Takes the hooks off and asks for a goodbye by a time of `monotonic`; false when that was done before."""
         if self.closed:
-            return
+            return False
         self.closed = True
         with contextlib.suppress(Exception):
             self._forget_adoption()
             self.probe.remove()
         self.guard.active = False
+        forget(self)
         release(self)
+        if self._callback is not None:
+            self._callback.close()
+        self.transport.begin_close(wire.Goodbye(reason=reason, last_step=self.probe.last_step), deadline)
+        return True
+
+    def end_close(self, deadline: float) -> None:
+        """Waits until it was said, or it is time."""
         try:
-            goodbye = wire.Goodbye(reason=reason, last_step=self.probe.last_step)
-            if not self.transport.close(goodbye, CLOSE_SECONDS):
+            if not self.transport.end_close(deadline):
                 logger.warning(
                     "stallwatch: closed with %d batches not yet safe at the detector", len(self.buffer)
                 )

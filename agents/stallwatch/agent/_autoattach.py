@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from stallwatch.agent._attach import attach
 from stallwatch.agent._errors import StallwatchError
-from stallwatch.agent._probe.hooks import Hook
+from stallwatch.agent._probe.hooks import Hook, is_of_signal_handler
 
 if TYPE_CHECKING:
     import torch
@@ -126,6 +126,8 @@ def _guarded(observer: Callable[..., None], *arguments: Any, **keywords: Any) ->
     try:
         observer(*arguments, **keywords)
     except Exception as error:
+        if is_of_signal_handler(error):
+            raise
         logger.debug("stallwatch: internal error, training is not affected: %r", error, exc_info=error)
 
 

@@ -2,107 +2,161 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import time
-from collections import deque
-from typing import TypeVar
+from collections.abc import Callable
 
 from stallwatch.agent._buffer import BatchBuffer, DropCounter
 from stallwatch.agent._lag import LagTracker, vector
 from stallwatch.agent._probe.anchor import ELEMENTS
 from stallwatch.agent._probe.device import device_seconds
+from stallwatch.agent._queue import BoundedQueue
 from stallwatch.agent._records import Contents, StepRecord, build_batch
 from stallwatch.v1 import telemetry_pb2 as wire
 
-_Item = TypeVar("_Item")
+logger = logging.getLogger("stallwatch.agent")
 
 MAX_BATCH_STEPS = 4096
-_MAX_WAITING_RECORDS = 65_536
-_MAX_WAITING_OTHERS = 4096
+_LEAST_BATCH_STEPS = 16
+"""A detector that asks for less would make each step a message."""
+MAX_MESSAGE_BYTES = 4 * 1024 * 1024
+_FRAME_BYTES = 1024
+_BATCH_BYTES = 1 << 20
+"""Bytes after which a batch is closed, as estimated: several fit into a message, so that estimates may be wrong."""
+MAX_OTHERS = 1024
+"""Evaluations, and events, that a detector takes in one batch."""
 _MAX_SAMPLES = 64
 """Sampled records in one batch: each may hold two fingerprints for 512 blocks."""
+_EVALUATION_BYTES, _METRIC_BYTES, _EVENT_BYTES = 512, 256, 2048
 
 
 class Collector:
-    """Bounded queues from the training thread to the buffer. Appending never waits."""
+    """Bounded queues from the training thread to the buffer. Appending never waits.
 
-    def __init__(self, buffer: BatchBuffer, drops: DropCounter) -> None:
+    Args:
+        buffer: Where batches go.
+        drops: Where losses are counted.
+        limit_bytes: Most bytes that records, evaluations and events that are not yet in a batch may take.
+    """
+
+    def __init__(self, buffer: BatchBuffer, drops: DropCounter, limit_bytes: int) -> None:
         self._buffer = buffer
         self._drops = drops
-        self._records: deque[StepRecord] = deque()
-        self._evaluations: deque[wire.EvaluationPoint] = deque(maxlen=_MAX_WAITING_OTHERS)
-        self._events: deque[wire.Event] = deque(maxlen=_MAX_WAITING_OTHERS)
+        self._records = BoundedQueue[StepRecord](limit_bytes * 3 // 4, drops, lambda each: each.step)
+        self._evaluations = BoundedQueue[wire.EvaluationPoint](
+            limit_bytes // 8, drops, lambda each: each.step
+        )
+        self._events = BoundedQueue[wire.Event](limit_bytes // 8, drops, lambda each: each.step)
         self._lags = LagTracker()
+        self._errors = 0
         self.max_batch_steps = MAX_BATCH_STEPS
+        self.max_message_bytes = MAX_MESSAGE_BYTES
+        self.on_crowded: Callable[[], None] = lambda: None
+        """Called on the training thread when records come faster than they are collected."""
 
     def add_record(self, record: StepRecord) -> None:
         """Takes a finished step."""
-        if len(self._records) >= _MAX_WAITING_RECORDS:
-            try:
-                lost = self._records.popleft()
-            except IndexError:
-                pass
-            else:
-                self._drops.add(wire.DROP_REASON_BUFFER_FULL, 1, lost.step, lost.step)
-        self._records.append(record)
+        self._records.put(record, record.memory_bytes())
+        if self._records.crowded:
+            self.on_crowded()
 
     def add_evaluation(self, point: wire.EvaluationPoint) -> None:
         """Takes a result of an evaluation."""
-        self._evaluations.append(point)
+        self._evaluations.put(point, _EVALUATION_BYTES + _METRIC_BYTES * len(point.metrics))
 
     def add_event(self, event: wire.Event) -> None:
         """Takes an event."""
-        self._events.append(event)
+        self._events.put(event, _EVENT_BYTES)
 
     @property
     def waiting(self) -> int:
         """Records not yet in a batch."""
         return len(self._records)
 
+    @property
+    def crowded(self) -> bool:
+        """Whether records should be collected before their time."""
+        return self._records.crowded or len(self._records) >= self.max_batch_steps
+
+    @property
+    def bytes(self) -> int:
+        """Bytes held."""
+        return self._records.bytes + self._evaluations.bytes + self._events.bytes
+
     def idle(self) -> bool:
         """Whether nothing waits to be put into a batch."""
-        return not (self._records or self._evaluations or self._events)
+        return not (len(self._records) or len(self._evaluations) or len(self._events))
+
+    def obey(self, max_batch_steps: int, max_message_bytes: int) -> None:
+        """Keeps to what the detector takes in one message; 0 says nothing."""
+        self.max_batch_steps = min(
+            max(max_batch_steps or MAX_BATCH_STEPS, _LEAST_BATCH_STEPS), MAX_BATCH_STEPS
+        )
+        self.max_message_bytes = max(max_message_bytes or MAX_MESSAGE_BYTES, _BATCH_BYTES // 4)
 
     def collect(self) -> int:
         """Moves everything that is ready into batches; returns how many there were."""
-        count = 0
+        before = self._buffer.next_sequence
         while True:
             contents = Contents(
                 steps=self._ready_records(),
-                evaluations=_drain(self._evaluations),
-                events=_drain(self._events),
+                evaluations=self._evaluations.take(MAX_OTHERS),
+                events=self._events.take(MAX_OTHERS),
             )
             if contents:
                 contents.dropped = self._drops.take()
             if not contents:
-                return count
-            try:
-                self._buffer.append(build_batch(self._buffer.next_sequence, time.time(), contents))
-            except Exception:
-                steps = contents.steps
-                if steps:
-                    self._drops.add(
-                        wire.DROP_REASON_INTERNAL_ERROR, len(steps), steps[0].step, steps[-1].step
-                    )
-                raise
-            count += 1
+                return self._buffer.next_sequence - before
+            self._pack(contents)
+
+    def _pack(self, contents: Contents) -> None:
+        """Makes a batch, or several when it is too large or holds something that cannot be sent."""
+        reason: wire.DropReason.ValueType = wire.DROP_REASON_TOO_LARGE
+        try:
+            batch = build_batch(self._buffer.next_sequence, time.time(), contents)
+            if self._buffer.append(batch, self.max_message_bytes - _FRAME_BYTES):
+                return
+        except Exception as error:
+            reason = wire.DROP_REASON_INTERNAL_ERROR
+            self._errors += 1
+            if self._errors == 1:
+                logger.warning(
+                    "stallwatch: internal error, training is not affected: %r", error, exc_info=error
+                )
+        parts = contents.halves()
+        if parts is not None:
+            for part in parts:
+                self._pack(part)
+            return
+        self._drops.put_back(contents.dropped)
+        for step in contents.all_steps():
+            self._drops.add(reason, 1, step, step)
 
     def _ready_records(self) -> list[StepRecord]:
         records: list[StepRecord] = []
-        sampled = 0
-        groups = -1
-        while self._records and len(records) < self.max_batch_steps:
-            record = self._records[0]
-            if not record.ready() or (records and len(record.learning_rates) != groups):
+        sampled = size = 0
+
+        def wanted(record: StepRecord) -> bool:
+            fits = not records or (
+                len(record.learning_rates) == len(records[0].learning_rates)
+                and size + record.wire_bytes() <= _BATCH_BYTES
+            )
+            return fits and (sampled < _MAX_SAMPLES or record.sampled is None) and _is_ready(record)
+
+        while len(records) < self.max_batch_steps:
+            record = self._records.take_if(wanted)
+            if record is None:
                 break
             sampled += record.sampled is not None
-            if sampled > _MAX_SAMPLES:
-                break
-            groups = len(record.learning_rates)
-            self._records.popleft()
+            size += record.wire_bytes()
             if record.clock is not None:
                 _use_device_times(record)
-            self._date_gradient(record)
+            try:
+                self._date_gradient(record)
+            except Exception as error:
+                # The step is worth more than the age of its gradient, which stays unknown.
+                logger.debug("stallwatch: internal error: %r", error, exc_info=error)
             records.append(record)
         return records
 
@@ -117,6 +171,14 @@ class Collector:
             record.sampled.produced_anchor = produced or (math.nan,) * ELEMENTS
 
 
+def _is_ready(record: StepRecord) -> bool:
+    try:
+        return record.ready()
+    except Exception:
+        # The device is gone, and what it was to copy with it. Reading the values will say so, and the record is counted.
+        return True
+
+
 def _use_device_times(record: StepRecord) -> None:
     try:
         seconds = device_seconds(record.clock)
@@ -127,7 +189,3 @@ def _use_device_times(record: StepRecord) -> None:
     if seconds is not None and not math.isnan(record.seconds[2]):
         _, _, entry, forward, backward, sync, optimizer, _ = seconds
         record.seconds = (record.seconds[0], entry, forward, backward, sync, optimizer)
-
-
-def _drain(queue: deque[_Item]) -> list[_Item]:
-    return [queue.popleft() for _ in range(len(queue))]

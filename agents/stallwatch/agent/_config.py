@@ -80,6 +80,9 @@ class Settings:
     total_steps: int
     local_steps: int
     accumulation_steps: int
+    buffer_bytes: int
+    buffer_seconds: float
+    """0: as long as there is room."""
     probes: Probes
 
 
@@ -145,6 +148,8 @@ def resolve(
         total_steps=_count("total_steps", total_steps) or 0,
         local_steps=_count("local_steps", local_steps) or 0,
         accumulation_steps=_count("accumulation_steps", accumulation_steps) or 0,
+        buffer_bytes=int(_number(variables, environment.BUFFER_MIB, 64.0, 1.0, 65_536.0) * (1 << 20)),
+        buffer_seconds=_number(variables, environment.BUFFER_MINUTES, 60.0, 0.0, 1e6) * 60.0,
         probes=_probes(probes or {}),
     )
 
@@ -195,6 +200,24 @@ def _path(variables: Mapping[str, str], variable: str) -> Path | None:
         message = f"{variable}={value!r} is not a file that can be read: give the path of one, or unset it"
         raise ConfigurationError(message)
     return path
+
+
+def _number(
+    variables: Mapping[str, str], variable: str, default: float, lowest: float, highest: float
+) -> float:
+    value = variables.get(variable, "").strip()
+    if not value:
+        return default
+    try:
+        number = float(value)
+    except ValueError:
+        number = math.nan
+    if not lowest <= number <= highest:
+        message = (
+            f"{variable}={value!r} cannot be used: set a number from {lowest:g} to {highest:g}, or unset it"
+        )
+        raise ConfigurationError(message)
+    return number
 
 
 def _count(where: str, value: object) -> int | None:

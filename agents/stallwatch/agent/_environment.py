@@ -26,5 +26,11 @@ TLS_CERT: Final = "STALLWATCH_TLS_CERT"
 TLS_KEY: Final = "STALLWATCH_TLS_KEY"
 """PEM file with the private key of `STALLWATCH_TLS_CERT`."""
 
+BUFFER_MIB: Final = "STALLWATCH_BUFFER_MIB"
+"""Most memory, in MiB, for what the detector has not yet taken: 64 by default, 1 to 65536. Beyond it the oldest is dropped and counted."""
+
+BUFFER_MINUTES: Final = "STALLWATCH_BUFFER_MINUTES"
+"""Longest time, in minutes, to keep it: 60 by default, 0 for as long as there is room."""
+
 DISABLED: Final = "STALLWATCH_DISABLED"
 """`1`, `true`, `yes` or `on`: `attach` does nothing at all."""

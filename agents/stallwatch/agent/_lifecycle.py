@@ -3,46 +3,66 @@
 from __future__ import annotations
 
 import atexit
+import os
 import sys
 import threading
 import weakref
-from collections.abc import Callable
+from time import monotonic
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from stallwatch.agent._agent import Core
 
+CLOSE_SECONDS = 5.0
+"""How long a process waits at most for the detector when it ends, however many agents it has."""
 
-class ForkReset:
-    """Called in forked children, for as long as the core lives; such callbacks cannot be taken back."""
-
-    def __init__(self, core: Core) -> None:
-        self._core = weakref.ref(core)
-
-    def __call__(self) -> None:
-        core = self._core()
-        if core is not None and not core.closed:
-            core.abandon()
+_live: weakref.WeakSet[Core] = weakref.WeakSet()
+_lock = threading.Lock()
+_registered = False
 
 
-class ExitFlush:
-    """Closes an agent that the script did not close."""
-
-    def __init__(self, core: Core) -> None:
-        self._core = weakref.ref(core)
-
-    def __call__(self) -> None:
-        core = self._core()
-        if core is not None:
-            error = getattr(sys, "last_value", None)
-            core.close("finished" if error is None else f"exception: {type(error).__name__}")
+def follow(core: Core) -> None:
+    """From now on the core hears of forks and of the end of the process."""
+    global _registered  # noqa: PLW0603 -- such callbacks cannot be taken back, so there is one for all
+    with _lock:
+        if not _registered:
+            _registered = True
+            os.register_at_fork(after_in_child=_abandon_all)
+            _at_exit()
+        _live.add(core)
 
 
-def at_exit(callback: Callable[[], None]) -> None:
-    """Calls something when the main thread is done."""
+def forget(core: Core) -> None:
+    """It is closed."""
+    with _lock:
+        _live.discard(core)
+
+
+def _abandon_all() -> None:
+    """In a forked child, whose only thread is the one that forked."""
+    global _lock  # noqa: PLW0603 -- another thread may have held it
+    _lock = threading.Lock()
+    cores = list(_live)
+    _live.clear()
+    for core in cores:
+        core.abandon()
+
+
+def _close_all() -> None:
+    """Closes what the script did not close: all say goodbye before any is waited for."""
+    error = getattr(sys, "last_value", None)
+    reason = "finished" if error is None else f"exception: {type(error).__name__}"
+    deadline = monotonic() + CLOSE_SECONDS
+    cores = [core for core in list(_live) if core.begin_close(reason, deadline)]
+    for core in cores:
+        core.end_close(deadline)
+
+
+def _at_exit() -> None:
+    """Has `_close_all` called when the main thread is done."""
     # Before the interpreter refuses new threads, of which a connection needs two. Private, and the public one is next best.
     register = getattr(threading, "_register_atexit", atexit.register)
     try:
-        register(callback)
+        register(_close_all)
     except RuntimeError:
-        atexit.register(callback)
+        atexit.register(_close_all)

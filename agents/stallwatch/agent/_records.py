@@ -19,6 +19,14 @@ if TYPE_CHECKING:
 
 NAN = math.nan
 
+# What a record takes in memory until it is in a batch, and on the wire after it, in bytes: estimates on the high side, for
+# counting as exactly would cost more than the record.
+_RECORD_BYTES, _INPUT_BYTES, _LOSS_BYTES, _SAMPLED_BYTES, _PARAMETER_BYTES = 2560, 384, 160, 16_384, 160
+_WIRE_BYTES, _WIRE_LOSS_BYTES, _WIRE_BLOCK_BYTES = 160, 24, 48
+
+MAX_MICRO_BATCHES = 4096
+"""Of one step that are kept at least, and twice as many at most: without a step that the agent sees, it must not gather for ever."""
+
 
 class Losses:
     """Losses logged for one step. Values on a GPU stay pinned host tensors until the copy has arrived."""
@@ -30,6 +38,30 @@ class Losses:
         self.samples = 0.0
         self.groups: list[tuple[str, float | torch.Tensor, float]] = []
         self.components: list[tuple[str, float | torch.Tensor, float]] = []
+
+    def add(self, value: float | torch.Tensor, samples: float) -> None:
+        """Adds the mean loss of a micro-batch."""
+        self.values.append((value, samples))
+        self.samples += samples
+        if len(self.values) > 2 * MAX_MICRO_BATCHES:
+            del self.values[:MAX_MICRO_BATCHES]
+            self.samples = sum(samples for _, samples in self.values)
+
+    def add_named(
+        self,
+        where: list[tuple[str, float | torch.Tensor, float]],
+        name: str,
+        value: float | torch.Tensor,
+        samples: float,
+    ) -> None:
+        """Adds to `groups` or `components`."""
+        where.append((name, value, samples))
+        if len(where) > 2 * MAX_MICRO_BATCHES:
+            del where[:MAX_MICRO_BATCHES]
+
+    def entries(self) -> int:
+        """Numbers held."""
+        return len(self.values) + len(self.groups) + len(self.components)
 
     def sum(self) -> float:
         """Mean losses times samples, summed; NaN when none was logged."""
@@ -65,6 +97,24 @@ class StepRecord:
     clock: Any = None
     """CUDA events that replace the phase seconds, once they have passed."""
 
+    def memory_bytes(self) -> int:
+        """About what the record takes in memory."""
+        size = _RECORD_BYTES + _INPUT_BYTES * len(self.inputs) + _LOSS_BYTES * self.losses.entries()
+        anchor = self.anchor
+        if anchor is not None:
+            size += _LOSS_BYTES * (len(anchor.local) + len(anchor.carried or ()))
+        if self.sampled is not None:
+            size += _SAMPLED_BYTES + _PARAMETER_BYTES * len(self.sampled.blocks)
+        return size + 32 * len(self.learning_rates)
+
+    def wire_bytes(self) -> int:
+        """About what the record takes in a message."""
+        losses = self.losses
+        size = _WIRE_BYTES + _WIRE_LOSS_BYTES * (len(losses.groups) + len(losses.components))
+        if self.sampled is not None:
+            size += 1024 + _WIRE_BLOCK_BYTES * self.sampled.block_count
+        return size + 8 * len(self.learning_rates)
+
     def ready(self) -> bool:
         """Whether all values have reached the host."""
         return self.arrived is None or bool(self.arrived.query())
@@ -81,6 +131,37 @@ class Contents:
 
     def __bool__(self) -> bool:
         return bool(self.steps or self.evaluations or self.events or self.dropped)
+
+    def all_steps(self) -> list[int]:
+        """The step of each thing."""
+        return [
+            *(each.step for each in self.steps),
+            *(each.step for each in self.evaluations),
+            *(each.step for each in self.events),
+        ]
+
+    def halves(self) -> tuple[Contents, Contents] | None:
+        """The same in two parts, the steps apart from the rest first; None when it is one thing."""
+        items: list[StepRecord | wire.EvaluationPoint | wire.Event] = [
+            *self.steps,
+            *self.evaluations,
+            *self.events,
+        ]
+        if len(items) < 2:
+            return None
+        steps = len(self.steps)
+        middle = steps if 0 < steps < len(items) else len(items) // 2
+        first, second = _contents(items[:middle]), _contents(items[middle:])
+        first.dropped = self.dropped
+        return first, second
+
+
+def _contents(items: Sequence[StepRecord | wire.EvaluationPoint | wire.Event]) -> Contents:
+    return Contents(
+        steps=[each for each in items if isinstance(each, StepRecord)],
+        evaluations=[each for each in items if isinstance(each, wire.EvaluationPoint)],
+        events=[each for each in items if isinstance(each, wire.Event)],
+    )
 
 
 def fingerprint_value(value: int | torch.Tensor) -> int:

@@ -12,7 +12,6 @@ import grpc
 
 from stallwatch.agent._channel import metadata, open_channel
 from stallwatch.v1 import telemetry_pb2 as wire
-from stallwatch.v1 import telemetry_pb2_grpc as services
 
 if TYPE_CHECKING:
     from stallwatch.agent._buffer import BatchBuffer
@@ -22,6 +21,14 @@ WELCOME_SECONDS = 10.0
 ACKNOWLEDGEMENT_SECONDS = 60.0
 UNASKED_SECONDS = 10.0
 """How long what the detector says unasked may wait while no batches are sent."""
+_MOST_RESPONSES = 500
+"""Read in a second; a detector that says more is slowed down by not being read, for reading takes the interpreter's time."""
+_METHOD = f"/{wire.DESCRIPTOR.services_by_name['TelemetryService'].full_name}/Stream"
+
+
+def _encode(request: wire.StreamRequest | bytes) -> bytes:
+    """Batches are kept encoded."""
+    return request if isinstance(request, bytes) else request.SerializeToString()
 
 
 class Stream:
@@ -47,23 +54,35 @@ class Stream:
         self._due = threading.Event()
         self._due.set()
         self._sent = 0
+        self._waiting_since: float | None = None
+        """When the detector last moved on while it owed an answer to a batch; None while it owes none."""
         self._flowing = False
         self._closing = False
         self._listening = False
         self._opened = monotonic()
-        self._heard = self._opened
         self.welcomed = False
         self.ended = threading.Event()
         self.error: grpc.RpcError | Exception | None = None
         self.reader_seconds = 0.0
-        self._channel = open_channel(settings)
-        stub = services.TelemetryServiceStub(self._channel)
-        self._call = stub.Stream(self._requests(), metadata=metadata(settings))
-        # Fires also while nobody reads; not at all when the call has failed already.
-        if not self._call.add_callback(self._on_end):
-            self._on_end()
         self._reader = threading.Thread(target=self._read, name="stallwatch-reader", daemon=True)
-        self._reader.start()
+        self._channel = open_channel(settings)
+        try:
+            stream: grpc.StreamStreamMultiCallable[wire.StreamRequest | bytes, wire.StreamResponse]
+            stream = self._channel.stream_stream(
+                _METHOD, request_serializer=_encode, response_deserializer=wire.StreamResponse.FromString
+            )
+            self._call = stream(self._requests(), metadata=metadata(settings))
+            # Fires also while nobody reads; not at all when the call has failed already.
+            if not self._call.add_callback(self._on_end):
+                self._on_end()
+            self._reader.start()
+        except BaseException:
+            # No thread can be had, or no token be read: what was opened must not pile up with every try.
+            with self._condition:
+                self._closing = True
+                self._condition.notify()
+            self._channel.close()
+            raise
 
     def heartbeat(self, message: wire.Heartbeat) -> None:
         """Sends a heartbeat, unless older ones still wait to go."""
@@ -107,11 +126,12 @@ class Stream:
         """Why the connection must be given up, if it must."""
         if not self.welcomed and now - self._opened > WELCOME_SECONDS:
             return f"no welcome in {WELCOME_SECONDS:g} s"
-        if self.welcomed and len(self._buffer) and now - self._heard > ACKNOWLEDGEMENT_SECONDS:
+        since = self._waiting_since
+        if since is not None and now - since > ACKNOWLEDGEMENT_SECONDS:
             return f"no acknowledgement in {ACKNOWLEDGEMENT_SECONDS:g} s"
         return ""
 
-    def _requests(self) -> Iterator[wire.StreamRequest]:
+    def _requests(self) -> Iterator[wire.StreamRequest | bytes]:
         while True:
             with self._condition:
                 request = self._next()
@@ -122,7 +142,7 @@ class Stream:
                 return
             yield request
 
-    def _next(self) -> wire.StreamRequest | None:
+    def _next(self) -> wire.StreamRequest | bytes | None:
         if self._control:
             if (
                 self._control[0].WhichOneof("payload") == "goodbye"
@@ -132,13 +152,15 @@ class Stream:
             return self._control.popleft()
         return self._batch()
 
-    def _batch(self) -> wire.StreamRequest | None:
+    def _batch(self) -> bytes | None:
         batch = self._buffer.after(self._sent) if self._flowing else None
         if batch is None:
             return None
         self._sent = batch.sequence
+        if self._waiting_since is None:
+            self._waiting_since = monotonic()
         self._due.set()
-        return wire.StreamRequest(batch=batch)
+        return batch.request
 
     def _on_end(self) -> None:
         # A flag of its own, for an acknowledgement that is being read must not clear this.
@@ -147,6 +169,7 @@ class Stream:
             self._due.set()
 
     def _read(self) -> None:
+        began, count = monotonic(), 0
         try:
             while True:
                 # gRPC's blocking read wakes ten times a second to look at the clock, which would be most of what the agent
@@ -155,11 +178,12 @@ class Stream:
                 response = next(self._call, None)
                 if response is None:
                     break
-                self._heard = monotonic()
                 self._receive(response)
                 self.reader_seconds = thread_time()
-        except (grpc.RpcError, ValueError) as error:
-            self.error = error
+                count += 1
+                if count >= _MOST_RESPONSES:
+                    self.ended.wait(max(began + 1.0 - monotonic(), 0.0))
+                    began, count = monotonic(), 0
         except Exception as error:
             self.error = error
         self.ended.set()
@@ -171,21 +195,26 @@ class Stream:
     def _receive(self, response: wire.StreamResponse) -> None:
         kind = response.WhichOneof("payload")
         if kind == "welcome":
-            self._buffer.acknowledge(response.welcome.durable_sequence)
+            # A detector cannot have more than was ever made, whatever it says.
+            durable = min(response.welcome.durable_sequence, self._buffer.next_sequence - 1)
+            self._buffer.acknowledge(durable)
             self._on_response(response)
             with self._condition:
-                self._sent = response.welcome.durable_sequence
+                self._sent = durable
                 self.welcomed = self._flowing = True
                 self._condition.notify()
             self._on_change()
             return
         if kind == "acknowledgement":
             self._buffer.acknowledge(response.acknowledgement.durable_sequence)
-            with self._condition:
-                if response.acknowledgement.accepted_sequence >= self._sent and not self._listening:
-                    self._due.clear()
+            self._answered(response.acknowledgement.accepted_sequence)
         elif kind == "rejection":
-            with self._condition:
-                if response.rejection.sequence >= self._sent and not self._listening:
-                    self._due.clear()
+            self._answered(response.rejection.sequence)
         self._on_response(response)
+
+    def _answered(self, sequence: int) -> None:
+        with self._condition:
+            owes = sequence < self._sent
+            self._waiting_since = monotonic() if owes else None
+            if not owes and not self._listening:
+                self._due.clear()

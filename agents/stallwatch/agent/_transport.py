@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import random
 import threading
@@ -15,7 +16,7 @@ from stallwatch.agent._stream import Stream
 from stallwatch.v1 import telemetry_pb2 as wire
 
 if TYPE_CHECKING:
-    from stallwatch.agent._buffer import BatchBuffer, DropCounter
+    from stallwatch.agent._buffer import BatchBuffer
     from stallwatch.agent._collector import Collector
     from stallwatch.agent._config import Settings
 
@@ -32,6 +33,7 @@ LONGEST_RETRY_SECONDS = 10.0
 PERMANENT_RETRY_SECONDS = 60.0
 _SETTLED_SECONDS = 10.0
 _LAST_TRIES_SECONDS = 0.5
+_CLOSE_MARGIN_SECONDS = 0.3
 _REVIEW_SECONDS = 5.0
 _GRPC_FACTOR = 3.0
 """gRPC's own threads take about twice what ours take, as measured; they cannot be asked."""
@@ -57,7 +59,7 @@ def retry_seconds(failures: int, chance: float) -> float:
 
 
 class Transport:
-    """Owns the connection. Everything here runs on its own thread, but for `start`, `wake` and `close`."""
+    """Owns the connection. Everything runs on its own thread, but for `start`, `wake`, `begin_close` and `end_close`."""
 
     def __init__(
         self,
@@ -66,7 +68,6 @@ class Transport:
         heartbeat: Callable[[], wire.Heartbeat],
         collector: Collector,
         buffer: BatchBuffer,
-        drops: DropCounter,
         on_advice: Callable[[wire.Advice], None],
         on_finding: Callable[[wire.FindingNotice], None],
     ) -> None:
@@ -75,13 +76,13 @@ class Transport:
         self._heartbeat = heartbeat
         self._collector = collector
         self._buffer = buffer
-        self._drops = drops
         self._on_advice = on_advice
         self._on_finding = on_finding
         self._stream: Stream | None = None
         self._wake = threading.Event()
         self._closing: wire.Goodbye | None = None
         self._close_by = 0.0
+        self._next_batch = self._next_beat = 0.0
         self._failures = 0
         self._retry_at = 0.0
         self._opened_at = 0.0
@@ -126,51 +127,69 @@ class Transport:
         """Makes the thread look around now."""
         self._wake.set()
 
-    def close(self, goodbye: wire.Goodbye, timeout: float) -> bool:
-        """Sends what is left and says goodbye; returns whether everything was safe at the detector in time."""
-        self._close_by = monotonic() + timeout
+    def begin_close(self, goodbye: wire.Goodbye, deadline: float) -> None:
+        """Asks for what is left to be sent and a goodbye to be said, by a time of `monotonic`."""
+        # The thread ends a little earlier than who waits for it.
+        self._close_by = deadline - _CLOSE_MARGIN_SECONDS
         self._closing = goodbye
         self._wake.set()
-        if self._thread is not threading.current_thread():
-            self._thread.join(timeout + 1.0)
+
+    def end_close(self, deadline: float) -> bool:
+        """Waits for it; returns whether everything was safe at the detector in time."""
+        if self._thread.is_alive() and self._thread is not threading.current_thread():
+            self._thread.join(max(deadline - monotonic(), 0.0))
         return not len(self._buffer) and self._collector.idle()
 
     def _run(self) -> None:
-        next_batch = next_beat = 0.0
         while True:
             now = monotonic()
             closing = self._closing is not None
             try:
-                self._connect(now)
-                if closing or now >= next_batch or self._collector.waiting >= self._collector.max_batch_steps:
-                    if self._collector.collect() and self._stream is not None:
-                        self._stream.notify()
-                    self._review(now)
-                    usual = max(self._batch_seconds, self._spaced_seconds)
-                    if not self.connected:
-                        usual = max(OFFLINE_BATCH_SECONDS, usual)
-                    # One waking for both, when a heartbeat is nearly due: wakings are what costs.
-                    if next_beat - now < self._heartbeat_seconds / 2:
-                        next_beat = 0.0
-                    # Jitter keeps the ranks of a large job from sending in step.
-                    next_batch = now + usual * self._chance.uniform(0.7, 1.3)
-                if self.connected and now >= next_beat:
-                    self._beat()
-                    next_beat = now + self._heartbeat_seconds
+                self._look_around(now, closing=closing)
             except Exception as error:
-                self._errors += 1
-                if self._errors == 1:
-                    logger.warning(
-                        "stallwatch: internal error, training is not affected: %r", error, exc_info=error
-                    )
-            if closing and self._finish(now):
-                return
+                self._failed(error)
+            try:
+                if closing and self._finish(now):
+                    return
+            except Exception as error:
+                self._failed(error)
+                if now >= self._close_by:
+                    return
             was_connected = self.connected
             self._own_seconds = thread_time()
-            self._wake.wait(self._pause(monotonic(), next_batch, next_beat))
+            self._wake.wait(self._pause(monotonic()))
             self._wake.clear()
             if self.connected and not was_connected:
-                next_batch = next_beat = 0.0
+                self._next_batch = self._next_beat = 0.0
+
+    def _look_around(self, now: float, *, closing: bool) -> None:
+        """Does what is due. What is due next is set first, so that what fails is not tried again at once, and for ever."""
+        self._connect(now)
+        if closing or now >= self._next_batch or self._collector.crowded:
+            usual = max(self._batch_seconds, self._spaced_seconds)
+            if not self.connected:
+                usual = max(OFFLINE_BATCH_SECONDS, usual)
+            # Jitter keeps the ranks of a large job from sending in step.
+            self._next_batch = now + usual * self._chance.uniform(0.7, 1.3)
+            # One waking for both, when a heartbeat is nearly due: wakings are what costs.
+            if self._next_beat - now < self._heartbeat_seconds / 2:
+                self._next_beat = 0.0
+            if self._collector.collect() and self._stream is not None:
+                self._stream.notify()
+            self._buffer.expire()
+            self._review(now)
+        if self.connected and now >= self._next_beat:
+            self._next_beat = now + self._heartbeat_seconds
+            self._beat()
+
+    def _failed(self, error: Exception) -> None:
+        self._errors += 1
+        if self._errors == 1:
+            # What handles the script's log may fail, too.
+            with contextlib.suppress(Exception):
+                logger.warning(
+                    "stallwatch: internal error, training is not affected: %r", error, exc_info=error
+                )
 
     def _review(self, now: float) -> None:
         """Spaces batches out while the background takes more than a fifth of the budget of this process's CPU time."""
@@ -187,12 +206,12 @@ class Transport:
         elif share < self._settings.overhead_budget / 10:
             self._spaced_seconds = max(self._spaced_seconds / 1.5, BATCH_SECONDS)
 
-    def _pause(self, now: float, next_batch: float, next_beat: float) -> float:
+    def _pause(self, now: float) -> float:
         if self._closing is not None:
             return 0.02
-        until = next_batch
+        until = self._next_batch
         if self.connected:
-            until = min(until, next_beat)
+            until = min(until, self._next_beat)
         elif self._stream is None:
             until = min(until, self._retry_at)
         else:
@@ -247,11 +266,18 @@ class Transport:
                 "stallwatch: no connection to the detector at %s (%s); training goes on, up to %d MiB are kept, %s",
                 endpoint,
                 problem,
-                self._buffer.limit_bytes >> 20,
+                self._settings.buffer_bytes >> 20,
                 "this needs a change of settings" if permanent else "retrying",
             )
 
     def _on_response(self, response: wire.StreamResponse) -> None:
+        try:
+            self._obey(response)
+        except Exception as error:
+            # Such an answer would come again on the next connection: going on is better than ending this one.
+            self._failed(error)
+
+    def _obey(self, response: wire.StreamResponse) -> None:
         kind = response.WhichOneof("payload")
         if kind == "welcome":
             self._on_welcome(response.welcome)
@@ -276,8 +302,7 @@ class Transport:
         self._welcomes += 1
         if welcome.heartbeat_seconds > 0:
             self._heartbeat_seconds = min(max(welcome.heartbeat_seconds, 0.1), 60.0)
-        if welcome.max_batch_steps:
-            self._collector.max_batch_steps = min(welcome.max_batch_steps, self._collector.max_batch_steps)
+        self._collector.obey(welcome.max_batch_steps, welcome.max_message_bytes)
         if self._last_problem:
             logger.info("stallwatch: connected to the detector %s", welcome.server_version)
             self._last_problem = ""

@@ -98,6 +98,10 @@ class _DropReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_DropReason
     """The agent's own code failed on it."""
     DROP_REASON_REJECTED: _DropReason.ValueType  # 4
     """The detector rejected the batch."""
+    DROP_REASON_TOO_OLD: _DropReason.ValueType  # 5
+    """It was kept for longer than it may be."""
+    DROP_REASON_TOO_LARGE: _DropReason.ValueType  # 6
+    """What was read of one step makes a message larger than the detector takes."""
 
 class DropReason(_DropReason, metaclass=_DropReasonEnumTypeWrapper): ...
 
@@ -110,6 +114,10 @@ DROP_REASON_INTERNAL_ERROR: DropReason.ValueType  # 3
 """The agent's own code failed on it."""
 DROP_REASON_REJECTED: DropReason.ValueType  # 4
 """The detector rejected the batch."""
+DROP_REASON_TOO_OLD: DropReason.ValueType  # 5
+"""It was kept for longer than it may be."""
+DROP_REASON_TOO_LARGE: DropReason.ValueType  # 6
+"""What was read of one step makes a message larger than the detector takes."""
 Global___DropReason: _TypeAlias = DropReason  # noqa: Y015
 
 class _Phase:
@@ -923,7 +931,7 @@ class Dropped(_message.Message):
     LAST_STEP_FIELD_NUMBER: _builtins.int
     reason: Global___DropReason.ValueType
     count: _builtins.int
-    """Steps (or single values, for DROP_REASON_INVALID_VALUE) lost."""
+    """Steps, evaluations and events (or single values, for DROP_REASON_INVALID_VALUE) lost, and the first and last step of them."""
     first_step: _builtins.int
     last_step: _builtins.int
     def __init__(

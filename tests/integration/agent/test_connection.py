@@ -6,6 +6,7 @@ import logging
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from time import monotonic
 
 import grpc
 import pytest
@@ -94,9 +95,9 @@ def test_unreachable_endpoint_does_not_matter_to_training(caplog):
     toy.train(50)
     core = toy.agent._core
     wait_until("the line", lambda: caplog.records)
-    core.transport._close_by = 0.0
-    closed = core.transport.close(wire.Goodbye(reason="test"), timeout=0.3)
-    assert not closed
+    deadline = monotonic() + 0.5
+    core.transport.begin_close(wire.Goodbye(reason="test"), deadline)
+    assert not core.transport.end_close(deadline)
     toy.agent.close()
     assert len([r for r in caplog.records if "no connection" in r.getMessage()]) == 1
     assert core.guard.errors == 0
@@ -134,7 +135,7 @@ def test_mutual_tls_and_a_token_from_a_file(tmp_path, monkeypatch):
     with TelemetryServer(token="right", credentials=credentials) as server:
         stranger = Toy(server.endpoint, run="stranger")
         wait_until("the refusal", lambda: stranger.agent._core.transport._failures)
-        monkeypatch.setattr("stallwatch.agent._agent.CLOSE_SECONDS", 0.1)
+        monkeypatch.setattr("stallwatch.agent._agent.CLOSE_SECONDS", 0.4)
         stranger.agent.close()
         monkeypatch.undo()
         for variable, name in (("CA", "ca.pem"), ("CERT", "peer.pem"), ("KEY", "peer.key")):

@@ -3,16 +3,25 @@
 from __future__ import annotations
 
 import pytest
+import torch
 
 from stallwatch.agent._buffer import BatchBuffer, DropCounter
 from stallwatch.agent._collector import Collector
+from stallwatch.agent._probe.anchor import AnchorReadings
 from stallwatch.agent._records import Losses, StepRecord
 from stallwatch.v1 import telemetry_pb2 as wire
+
+WAITING_BYTES = 16 << 20
 
 
 def batch(sequence: int, *steps: int) -> wire.Batch:
     """A batch of some steps."""
     return wire.Batch(sequence=sequence, steps=wire.StepBatch(step=steps, loss_sum=[1.0] * len(steps)))
+
+
+def sent(buffer: BatchBuffer, after: int) -> wire.Batch:
+    """What goes onto the wire."""
+    return wire.StreamRequest.FromString(buffer.after(after).request).batch
 
 
 @pytest.fixture
@@ -108,44 +117,47 @@ def test_reading_goes_on_behind_a_gap(drops):
 def test_batches_hold_at_most_as_many_steps_as_the_detector_takes(drops):
     """Many waiting steps make several batches in order, none too long."""
     buffer = BatchBuffer(10**7, drops)
-    collector = Collector(buffer, drops)
+    collector = Collector(buffer, drops, WAITING_BYTES)
     collector.max_batch_steps = 100
     for step in range(250):
         collector.add_record(record(step))
     assert collector.collect() == 3
-    assert [len(buffer.after(n).steps.step) for n in range(3)] == [100, 100, 50]
+    assert [len(sent(buffer, n).steps.step) for n in range(3)] == [100, 100, 50]
     assert collector.idle()
 
 
 def test_change_of_parameter_groups_begins_a_new_batch(drops):
     """The learning rates of a batch are a table: a group more is another table."""
     buffer = BatchBuffer(10**7, drops)
-    collector = Collector(buffer, drops)
+    collector = Collector(buffer, drops, WAITING_BYTES)
     for step, groups in ((0, 1), (1, 1), (2, 2)):
         collector.add_record(record(step, groups=groups))
     assert collector.collect() == 2
-    assert [buffer.after(n).steps.learning_rate_groups for n in range(2)] == [1, 2]
+    assert [sent(buffer, n).steps.learning_rate_groups for n in range(2)] == [1, 2]
 
 
-def test_records_nobody_collects_are_bounded(drops):
-    """Should the background thread die, memory does not grow without end."""
-    collector = Collector(BatchBuffer(10**9, drops), drops)
-    for step in range(65_536 + 10):
+def test_records_nobody_collects_are_bounded_in_bytes(drops):
+    """Should the background thread die, memory does not grow without end, and what is left out is counted."""
+    collector = Collector(BatchBuffer(10**9, drops), drops, 1 << 20)
+    for step in range(2_000):
         collector.add_record(record(step))
-    assert collector.waiting == 65_536
-    assert drops.total_steps == 10
+        assert collector.bytes <= 1 << 20
+    assert 0 < collector.waiting < 2_000
+    (dropped,) = drops.take()
+    assert (dropped.reason, dropped.count) == (wire.DROP_REASON_BUFFER_FULL, 2_000 - collector.waiting)
+    assert (dropped.first_step, dropped.last_step) == (0, 1_999 - collector.waiting)
 
 
 def test_groups_and_components_become_named_losses(drops):
     """Groups are sums already, terms are multiplied by the samples; micro-batches of a step add up."""
     buffer = BatchBuffer(10**7, drops)
-    collector = Collector(buffer, drops)
+    collector = Collector(buffer, drops, WAITING_BYTES)
     one = record(3)
     one.losses.groups += [("cat", 6.0, 2.0), ("cat", 1.0, 1.0)]
     one.losses.components += [("kl", 0.5, 8.0)]
     collector.add_record(one)
     collector.collect()
-    named = {each.name: each for each in buffer.after(0).named_losses}
+    named = {each.name: each for each in sent(buffer, 0).named_losses}
     assert (named["cat"].kind, list(named["cat"].loss_sum), list(named["cat"].samples)) == (
         wire.LOSS_KIND_GROUP,
         [7.0],
@@ -156,3 +168,143 @@ def test_groups_and_components_become_named_losses(drops):
         [3],
         [4.0],
     )
+
+
+def test_batches_kept_for_too_long_are_dropped_and_counted(drops):
+    """Age counts from when a batch was made, on a clock that does not jump; younger ones stay."""
+    now = [1000.0]
+    buffer = BatchBuffer(10**6, drops, limit_seconds=60.0, clock=lambda: now[0])
+    for sequence in (1, 2, 3):
+        buffer.append(batch(sequence, sequence))
+        now[0] += 25.0
+    buffer.expire()
+    assert buffer.after(0).sequence == 2
+    now[0] += 30.0
+    buffer.expire()
+    assert buffer.after(0).sequence == 3
+    (dropped,) = drops.take()
+    assert (dropped.reason, dropped.count) == (wire.DROP_REASON_TOO_OLD, 2)
+    assert (dropped.first_step, dropped.last_step) == (1, 2)
+
+
+def test_bytes_held_are_those_of_the_wire(drops):
+    """What is counted is what lies there: the encoded request, and a fixed part for each batch."""
+    buffer = BatchBuffer(10**6, drops)
+    assert buffer.append(batch(1, *range(100)))
+    assert buffer.bytes == len(buffer.after(0).request) + 512 == buffer.peak_bytes
+
+
+def test_batch_that_no_message_can_hold_is_cut(drops):
+    """A detector takes so many bytes in a message: steps are spread over several, in order, with nothing lost."""
+    buffer = BatchBuffer(10**7, drops)
+    collector = Collector(buffer, drops, WAITING_BYTES)
+    collector.max_message_bytes = 6_000
+    for step in range(200):
+        collector.add_record(record(step))
+    collector.add_event(wire.Event(step=7, kind="user", text="x"))
+    collector.collect()
+    kept = [sent(buffer, n) for n in range(len(buffer))]
+    assert len(kept) > 2
+    assert [step for each in kept for step in each.steps.step] == list(range(200))
+    assert sum(len(each.events) for each in kept) == 1
+    assert [each.sequence for each in kept] == list(range(1, len(kept) + 1))
+    assert not drops.total_steps
+
+
+def test_one_step_that_no_message_can_hold_is_counted(drops):
+    """It is left out, and neither its neighbours nor the reports of other losses are."""
+    buffer = BatchBuffer(10**7, drops)
+    collector = Collector(buffer, drops, WAITING_BYTES)
+    collector.max_message_bytes = 6_000
+    drops.add(wire.DROP_REASON_INTERNAL_ERROR, 2, 0, 1)
+    for step in (3, 4, 5):
+        one = record(step)
+        if step == 4:
+            one.losses.components += [(f"term {number}", 0.5, 8.0) for number in range(250)]
+        collector.add_record(one)
+    collector.collect()
+    collector.add_record(record(6))
+    collector.collect()
+    kept = [sent(buffer, n) for n in range(len(buffer))]
+    assert [step for each in kept for step in each.steps.step] == [3, 5, 6]
+    told = {each.reason: (each.count, each.first_step) for each in [*kept[0].dropped, *kept[-1].dropped]}
+    assert told == {wire.DROP_REASON_INTERNAL_ERROR: (2, 0), wire.DROP_REASON_TOO_LARGE: (1, 4)}
+
+
+def test_one_step_that_cannot_be_encoded_is_counted(drops, caplog):
+    """One bad value costs its own step, not the four thousand that wait with it."""
+    buffer = BatchBuffer(10**7, drops)
+    collector = Collector(buffer, drops, WAITING_BYTES)
+    for step in range(50):
+        one = record(step)
+        if step == 20:
+            one.losses.values.append(("no number", 1.0))
+        collector.add_record(one)
+    collector.collect()
+    steps = [step for n in range(len(buffer)) for step in sent(buffer, n).steps.step]
+    assert steps == [step for step in range(50) if step != 20]
+    (dropped,) = drops.take()
+    assert (dropped.reason, dropped.count, dropped.first_step) == (wire.DROP_REASON_INTERNAL_ERROR, 1, 20)
+    assert len(caplog.records) == 1
+
+
+def test_evaluations_and_events_keep_to_what_a_detector_takes(drops):
+    """More than 1,024 of a kind make several batches; those that a full queue drops are counted."""
+    buffer = BatchBuffer(10**8, drops)
+    collector = Collector(buffer, drops, WAITING_BYTES)
+    for step in range(1500):
+        collector.add_event(wire.Event(step=step, kind="user", text="x"))
+    collector.collect()
+    kept = [sent(buffer, n).events for n in range(len(buffer))]
+    assert max(map(len, kept)) <= 1024
+    lost = drops.total_steps
+    assert [each.step for events in kept for each in events] == list(range(lost, 1500))
+    assert lost == 1500 - sum(map(len, kept))
+
+
+def test_records_of_a_lost_device_do_not_block_the_queue(drops):
+    """When the device's events cannot be asked any more, what they stood for is counted, and what comes after goes on."""
+
+    class Gone:
+        def query(self) -> bool:
+            raise RuntimeError("CUDA error")
+
+        def __float__(self) -> float:
+            raise RuntimeError("CUDA error")
+
+    buffer = BatchBuffer(10**7, drops)
+    collector = Collector(buffer, drops, WAITING_BYTES)
+    lost = record(1)
+    lost.arrived = Gone()
+    lost.losses.values.append((Gone(), 1.0))
+    for each in (record(0), lost, record(2)):
+        collector.add_record(each)
+    collector.collect()
+    assert [step for n in range(len(buffer)) for step in sent(buffer, n).steps.step] == [0, 2]
+    (dropped,) = drops.take()
+    assert (dropped.reason, dropped.first_step) == (wire.DROP_REASON_INTERNAL_ERROR, 1)
+
+
+def test_estimate_of_a_records_memory_is_not_too_low(drops):
+    """What waits is counted by an estimate: never below what Python really holds, and within a few times of it."""
+    import tracemalloc
+
+    def make(step: int) -> StepRecord:
+        one = record(step)
+        one.seconds = tuple(step + share for share in (0.9, 0.1, 0.2, 0.3, 0.15, 0.35))
+        one.learning_rates = (step + 0.1,)
+        one.losses.add(step + 0.5, float(step))
+        one.inputs = [bytes([step % 251]) * 256]
+        anchor = AnchorReadings(0, torch.float32)
+        anchor.produced, anchor.applied = bytes(16 * [1]), bytes(16 * [2])
+        anchor.local, anchor.carried = [bytes(16 * [3])], None
+        one.anchor = anchor
+        return one
+
+    tracemalloc.start()
+    before, _ = tracemalloc.get_traced_memory()
+    records = [make(step) for step in range(10_000, 10_500)]
+    after, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    counted = sum(each.memory_bytes() for each in records)
+    assert counted / 3 < after - before < counted

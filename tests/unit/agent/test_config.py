@@ -106,3 +106,18 @@ def test_token_of_the_argument_makes_the_file_moot(tmp_path):
 def test_probes_are_turned_off_by_name():
     """`attach(..., fingerprints=False)`."""
     assert resolve({}, probes={"fingerprints": False}).probes == Probes(fingerprints=False)
+
+
+def test_buffer_has_limits_in_bytes_and_minutes():
+    """64 MiB and an hour unless the environment says otherwise; 0 minutes is no limit."""
+    assert (resolve({}).buffer_bytes, resolve({}).buffer_seconds) == (64 << 20, 3600.0)
+    given = resolve({environment.BUFFER_MIB: "1.5", environment.BUFFER_MINUTES: "0"})
+    assert (given.buffer_bytes, given.buffer_seconds) == (3 << 19, 0.0)
+
+
+@pytest.mark.parametrize("variable", [environment.BUFFER_MIB, environment.BUFFER_MINUTES])
+@pytest.mark.parametrize("value", ["much", "-1", "nan", "inf"])
+def test_buffer_limits_that_cannot_be_used(variable, value):
+    """The error names the variable."""
+    with pytest.raises(ConfigurationError, match=variable):
+        resolve({variable: value})

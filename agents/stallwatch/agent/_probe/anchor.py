@@ -26,6 +26,9 @@ ROTATION = 1024
 _STRIDE = 7
 """Parameters that the anchor passes over when it moves: neighbours tend to be of one layer."""
 
+MOST_MICRO_BATCHES = 1024
+"""Of one step that are read: without a step that the agent sees, it must not gather for ever."""
+
 Reading = bytes | Any
 """Raw bytes of the elements, or a pinned host tensor that will hold them."""
 
@@ -96,7 +99,12 @@ class GradientAnchor:
 
     def _on_local(self, _now: float, gradient: Tensor) -> None:
         readings = self.readings
-        if readings is not None:
+        if readings is None or len(readings.local) > MOST_MICRO_BATCHES:
+            return
+        if len(readings.local) == MOST_MICRO_BATCHES:
+            # Their sum is not the whole gradient: unknown.
+            readings.local.append(None)
+        else:
             if readings.carried is not None:
                 self._see_carried(readings, readings.carried)
             reading = self._read(gradient)

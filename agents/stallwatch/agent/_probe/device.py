@@ -10,6 +10,9 @@ if TYPE_CHECKING:
     Tensor = torch.Tensor
 
 
+_MOST_MARKS = 16_384
+
+
 class DeviceReader:
     """Copies small tensors to the host: at once on a CPU, behind the queued work on a GPU."""
 
@@ -67,6 +70,9 @@ class DeviceClock:
         """Ends a phase in the stream; the time since the mark before is charged to `charge`."""
         import torch
 
+        if len(self._marks) >= _MOST_MARKS:
+            # No step that the agent sees: the events must not gather for ever.
+            self._marks, self._last = [], None
         event = torch.cuda.Event(enable_timing=True)
         event.record()
         self._marks.append((charge, event))

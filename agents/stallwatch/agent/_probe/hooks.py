@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
+import signal
 from collections.abc import Callable
 from time import perf_counter
 from typing import Any
@@ -25,16 +27,45 @@ class Guard:
 
     def failed(self, error: BaseException) -> None:
         """Counts an error of the agent's own."""
+        if is_of_signal_handler(error):
+            # The script's own, and meant for what it interrupted; that this was a hook is chance.
+            raise error
         self.errors += 1
-        if self.errors == 1:
-            logger.warning("stallwatch: internal error, training is not affected: %r", error, exc_info=error)
-        elif self.errors == self.limit:
-            self.active = False
-            logger.warning(
-                "stallwatch: %d internal errors, the agent turns itself off; the last: %r", self.limit, error
-            )
+        # What handles the script's log may raise, too.
+        with contextlib.suppress(Exception):
+            if self.errors == 1:
+                logger.warning(
+                    "stallwatch: internal error, training is not affected: %r", error, exc_info=error
+                )
+            elif self.errors == self.limit:
+                self.active = False
+                logger.warning(
+                    "stallwatch: %d internal errors, the agent turns itself off; the last: %r",
+                    self.limit,
+                    error,
+                )
+        if self.errors == self.limit:
             with contextlib.suppress(Exception):
                 self._on_disable()
+
+
+def is_of_signal_handler(error: BaseException) -> bool:
+    """Whether a handler of the script raised it: a time limit by SIGALRM, say."""
+    codes = set()
+    place = error.__traceback__
+    while place is not None:
+        codes.add(place.tb_frame.f_code)
+        place = place.tb_next
+    for number in signal.valid_signals():
+        handler = signal.getsignal(number)
+        if callable(handler) and not isinstance(handler, signal.Handlers):
+            while isinstance(handler, functools.partial):
+                handler = handler.func
+            function = getattr(handler, "__func__", handler)
+            code = getattr(function, "__code__", None) or getattr(type(handler).__call__, "__code__", None)
+            if code in codes:
+                return True
+    return False
 
 
 class Hook:

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     Tensor = torch.Tensor
 
 RUN_BYTES = 64
+MOST_MICRO_BATCHES = 1024
+"""Of one step that are looked at: without a step that the agent sees, it must not gather for ever."""
 _DEEPEST, _MOST = 4, 16
 """How far into what the model is given tensors are looked for."""
 _PLAIN = (str, bytes, int, float, type(None))
@@ -46,6 +48,8 @@ class InputProbe:
 
     def see(self, arguments: tuple[Any, ...], keywords: Mapping[str, Any]) -> None:
         """A forward begins with these arguments."""
+        if len(self._seen) >= MOST_MICRO_BATCHES:
+            return
         tensor: Tensor | None
         if len(arguments) == 1 and not keywords and type(arguments[0]) is self._tensor:
             tensor = arguments[0]

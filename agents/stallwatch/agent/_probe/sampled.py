@@ -185,6 +185,11 @@ class SampledPass:
         self._local.clear()
         self._carried.clear()
 
+    def forget(self) -> None:
+        """Gives back the memory of a step that cannot be read to its end."""
+        self.disarm()
+        self._copies = []
+
     def _local_hook(self, index: int, parameter: Tensor) -> Callable[[Tensor], None]:
         import torch
 

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 STARTING, INPUT, FORWARD, BACKWARD, SYNC, OPTIMIZER, EVALUATION = range(1, 8)
 """Phases, numbered as on the wire."""
+_MOST_RATES = 1024
+"""Parameter groups whose learning rate is sent: more a detector does not take."""
 NOWHERE = 0
 """Time that belongs to no phase of the step: evaluation, and the agent's own sampling."""
 
@@ -53,6 +55,7 @@ class StepProbe:
         start_step: int | None,
         background_seconds: Callable[[], float] = float,
         note: Callable[[str, str], None] | None = None,
+        lost: Callable[[int], None] | None = None,
         *,
         details: bool = True,
     ) -> None:
@@ -72,6 +75,7 @@ class StepProbe:
         self._input_statistics = probes.input_statistics
         self._input: torch.Tensor | None = None
         self._note = note
+        self._lost = lost
         self._trainable = len(model.trainable)
         self._sentinel = GradientSentinel(model.trainable) if probes.gradient_fingerprint else None
         self._parameters = (
@@ -81,7 +85,6 @@ class StepProbe:
         self._anchor = GradientAnchor(model.trainable, reader, guard) if probes.gradient_anchor else None
         self._inputs = InputProbe(reader) if probes.inputs else None
         self._start_known = start_step is not None
-        self._primary: torch.optim.Optimizer | None = None
 
         self.phase = STARTING
         self.phase_since = perf_counter()
@@ -142,7 +145,6 @@ class StepProbe:
 
     def adopt(self, optimizer: torch.optim.Optimizer) -> None:
         """Follows this optimizer: its calls of `step` are the steps."""
-        self._primary = optimizer
         if self._anchor is not None:
             self._anchor.adopt(optimizer)
         self._handles.append(optimizer.register_step_pre_hook(Hook(self._guard, self._on_optimizer)))
@@ -337,13 +339,14 @@ class StepProbe:
         return taken if isinstance(taken, int) else self._reader.fetch_integer(taken)
 
     def _on_optimizer(self, now: float, optimizer: torch.optim.Optimizer, *_: object) -> None:
+        # First: whatever fails below, the step is one.
+        self._stepping = True
         self._enter(
             OPTIMIZER, now, self.phase if self.phase in {FORWARD, BACKWARD, SYNC, OPTIMIZER} else INPUT
         )
         if not self._start_known:
             self._start_known = True
             self._restore_step(optimizer)
-        self._stepping = True
         self._fingerprint = self._take_fingerprint(self._sentinel)
         self._before = self._take_fingerprint(self._parameters)
         if self._anchor is not None:
@@ -364,25 +367,40 @@ class StepProbe:
             self._skip_own_time(began, cpu)
 
     def _on_optimizer_end(self, now: float, optimizer: torch.optim.Optimizer, *_: object) -> None:
-        self._enter(INPUT, now, OPTIMIZER)
         if not self._stepping:
             # The step of a subclass that ends after its parent's: one step, two calls of hooks.
+            self._enter(INPUT, now, OPTIMIZER)
             return
         self._stepping = False
         pending = self._pending
         if pending is not None and not self._micro_batches and not self._forwards:
             # The same gradients applied once more.
+            self._enter(INPUT, now, OPTIMIZER)
             pending.optimizer_steps += 1
             return
-        self._hand_on()
+        record = None
+        try:
+            self._enter(INPUT, now, OPTIMIZER)
+            self._hand_on()
+            record = self._close_record(now, optimizer)
+        finally:
+            # A step that could not be read has been made all the same: the next one must not go by its number.
+            if record is None and self._lost is not None:
+                self._lost(self.next_step)
+            self._pending = record
+            self._end_step(now)
+        if record.sampled is not None:
+            self._settle_sample(record.step)
+            self._sample_cost = self._sample_cpu = 0.0
+
+    def _close_record(self, now: float, optimizer: torch.optim.Optimizer) -> StepRecord:
         self.collectives = self._collectives()
-        seconds = self._seconds
-        self._pending = record = StepRecord(
+        record = StepRecord(
             step=self.next_step,
             losses=self._losses,
             micro_batches=self._micro_batches,
             learning_rates=tuple(
-                [self._reader.number(group.get("lr", NAN)) for group in optimizer.param_groups]
+                [self._reader.number(group.get("lr", NAN)) for group in optimizer.param_groups[:_MOST_RATES]]
             ),
             seconds=self._phase_seconds(now),
             ddp_iteration=self.ddp_iteration,
@@ -397,16 +415,7 @@ class StepProbe:
             direction=None if self._directions is None else self._directions.take(),
         )
         if self._readings is not None:
-            began, cpu = perf_counter(), process_time()
-            readings, self._readings = self._readings, None
-            self._sampled_pass.after_step(readings, optimizer)
-            readings.saturated, self._saturated = self._saturated, {}
-            readings.inputs, self._input = self._input, None
-            if self._directions is not None:
-                self._directions.after_step(record.step)
-            record.sampled = readings
-            self._skip_own_time(began, cpu)
-            self._settle_sample(record.step)
+            self._close_sample(record, optimizer)
         elif record.seconds[0] > 0:
             self._period.observe_step(record.seconds[0])
             typical = self.typical_step_seconds or record.seconds[0]
@@ -415,17 +424,37 @@ class StepProbe:
             record.clock = self._reader.clock.close()
         if not self._micro_batches and self._forwards and not self._learned_now():
             self._learn_last_parameter()
+        return record
+
+    def _close_sample(self, record: StepRecord, optimizer: torch.optim.Optimizer) -> None:
+        """What a sampled step reads after it. Where it fails, the step goes without."""
+        began, cpu = perf_counter(), process_time()
+        readings, self._readings = self._readings, None
+        assert readings is not None
+        try:
+            self._sampled_pass.after_step(readings, optimizer)
+            readings.saturated, self._saturated = self._saturated, {}
+            readings.inputs, self._input = self._input, None
+            if self._directions is not None:
+                self._directions.after_step(record.step)
+            record.sampled = readings
+        except Exception as error:
+            self._sampled_pass.forget()
+            self._guard.failed(error)
+        self._skip_own_time(began, cpu)
+
+    def _end_step(self, now: float) -> None:
         self.last_step = self.next_step
         self.next_step += 1
         self._step_ended = now
         self._forwards = self._micro_batches = self._synchronised = 0
         self._sampling = False
-        self._produced = -1
-        if record.sampled is not None:
-            self._sample_cost = self._sample_cpu = 0.0
+        # Of this step only: what the next one cannot read is unknown, and not what this one read.
+        self._produced = self._fingerprint = self._before = -1
+        self._readings = None
         self._losses = Losses()
-        for index in range(len(seconds)):
-            seconds[index] = 0.0
+        for index in range(len(self._seconds)):
+            self._seconds[index] = 0.0
 
     def _settle_sample(self, step: int) -> None:
         """Tells the period what this sample cost, and what the steps since the sample before took of the CPU."""

@@ -31,6 +31,8 @@ _DROP_REASONS = {
     pb.DROP_REASON_INVALID_VALUE: "invalid_value",
     pb.DROP_REASON_INTERNAL_ERROR: "internal_error",
     pb.DROP_REASON_REJECTED: "rejected",
+    pb.DROP_REASON_TOO_OLD: "too_old",
+    pb.DROP_REASON_TOO_LARGE: "too_large",
 }
 
 

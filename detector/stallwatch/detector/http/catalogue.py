@@ -115,7 +115,7 @@ METRICS = _catalogue(
     Metric(
         "stallwatch_agent_dropped_total",
         "counter",
-        "Steps that agents could not deliver, by reason.",
+        "Steps, evaluations and events that agents could not deliver, by reason.",
         ("run", "reason"),
     ),
     Metric(
