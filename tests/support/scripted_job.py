@@ -39,18 +39,12 @@ def scripted_job(
         born = INCARNATION + attempt * ATTEMPT_NANOSECONDS
         first = attempt * batches * BATCH_STEPS
 
-        def item(rank: int, born: int = born, **payload: object) -> analyzer_pb2.AnalyzerInput:
-            return analyzer_pb2.AnalyzerInput(
-                received_unix_seconds=now,
-                rank=rank,
-                incarnation=born + rank,
-                **payload,  # type: ignore[arg-type]
-            )
-
         for rank in range(ranks):
             now += 0.01
-            yield item(
+            yield _item(
+                now,
                 rank,
+                born,
                 hello=hello(
                     run,
                     rank,
@@ -83,19 +77,28 @@ def scripted_job(
                 batch = _batch(rng, rank, sequences[rank], low, number, batches)
                 batch.dropped.extend(pending[rank])
                 pending[rank].clear()
-                yield item(rank, batch=batch)
+                yield _item(now, rank, born, batch=batch)
             for rank in range(ranks):
                 if number % 2 == 0:
                     now += 0.01
-                    yield item(rank, heartbeat=_heartbeat(now, low + BATCH_STEPS - 1))
+                    yield _item(now, rank, born, heartbeat=_heartbeat(now, low + BATCH_STEPS - 1))
             now += 0.8
             yield analyzer_pb2.AnalyzerInput(received_unix_seconds=now, tick=analyzer_pb2.Tick())
         for rank in range(ranks):
             now += 0.05
             last = first + batches * BATCH_STEPS - 1
-            yield item(rank, goodbye=pb.Goodbye(reason="finished", last_step=last))
+            yield _item(now, rank, born, goodbye=pb.Goodbye(reason="finished", last_step=last))
         now += 1.0
         yield analyzer_pb2.AnalyzerInput(received_unix_seconds=now, tick=analyzer_pb2.Tick())
+
+
+def _item(now: float, rank: int, born: int, **payload: object) -> analyzer_pb2.AnalyzerInput:
+    return analyzer_pb2.AnalyzerInput(
+        received_unix_seconds=now,
+        rank=rank,
+        incarnation=born + rank,
+        **payload,  # type: ignore[arg-type]
+    )
 
 
 def _batch(rng: random.Random, rank: int, sequence: int, low: int, number: int, batches: int) -> pb.Batch:

@@ -7,6 +7,7 @@ what an agent gave up may have arrived all the same.
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass, field
 
 from stallwatch.detector.core.views import GapView
@@ -148,8 +149,7 @@ class GapBook:
     def _join_nearest(self) -> None:
         """Make one gap of the two neighbours between which the fewest steps are that are not missing."""
         between = [
-            max(after.from_step - before.to_step, 0)
-            for before, after in zip(self.gaps, self.gaps[1:], strict=False)
+            max(after.from_step - before.to_step, 0) for before, after in itertools.pairwise(self.gaps)
         ]
         place = between.index(min(between))
         self.gaps[place].take(self.gaps.pop(place + 1))
@@ -164,7 +164,7 @@ def _joined(ranges: list[Range]) -> list[Range]:
         else:
             joined.append((low, high))
     while len(joined) > MOST_RANGES:
-        between = [after[0] - before[1] for before, after in zip(joined, joined[1:], strict=False)]
+        between = [after[0] - before[1] for before, after in itertools.pairwise(joined)]
         place = between.index(min(between))
         joined[place : place + 2] = [(joined[place][0], joined[place + 1][1])]
     return joined
