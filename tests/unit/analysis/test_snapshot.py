@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import gzip
 import itertools
 import struct
+from dataclasses import replace
+from pathlib import Path
 
+import msgspec
 import pytest
 
 from stallwatch.detector.analysis import AnalysisConfig, RunAnalysis
@@ -12,8 +16,14 @@ from stallwatch.detector.analysis.align import AlignConfig
 from stallwatch.detector.checks import CheckConfigs
 from stallwatch.detector.checks.straggler import StragglerConfig
 from stallwatch.detector.core.inputs import EvaluationPoint, Event, Phase, RankBatch
-from stallwatch.detector.engine.snapshot import SnapshotError, decode, encode
+from stallwatch.detector.engine.apply import apply
+from stallwatch.detector.engine.migrations import FORMAT, MIGRATIONS
+from stallwatch.detector.engine.recording import read_recording
+from stallwatch.detector.engine.snapshot import NewerSnapshotError, SnapshotError, accepted, decode, encode
 from support.simulation import START, Job, attach, beat_all
+from support.snapshots import of_format, sealed
+
+FIXTURES = Path(__file__).parents[2] / "data" / "snapshots"
 
 
 def faulty_job():
@@ -129,9 +139,93 @@ def test_every_flipped_bit_is_noticed(data):
 
 def test_another_version_is_refused(data):
     """The message names both versions."""
-    later = data[:10] + struct.pack(">H", 99) + data[12:]
-    with pytest.raises(SnapshotError, match="format 99"):
-        decode(later)
+    with pytest.raises(
+        NewerSnapshotError, match=f"format 99, which a newer .* reads format {FORMAT} and before"
+    ):
+        decode(of_format(99, data))
+    with pytest.raises(SnapshotError, match=f"format 1; this version reads format 2 to {FORMAT}"):
+        decode(of_format(1, data))
+
+
+def test_a_damaged_snapshot_of_a_newer_version_is_damaged(data):
+    """It is not kept for a version that could not read it either."""
+    later = bytearray(of_format(99, data))
+    later[-7] ^= 1
+    with pytest.raises(SnapshotError, match="corrupt") as caught:
+        decode(bytes(later))
+    assert not isinstance(caught.value, NewerSnapshotError)
+
+
+def test_a_field_with_a_default_needs_no_migration(data):
+    """What an older version did not write gets its default; what a newer one wrote beside it is not missed."""
+    body = msgspec.msgpack.decode(data[52:])
+    del body["state"]["phase_seconds"]
+    body["state"]["of_a_newer_version"] = {"a": 1}
+    body["of_a_newer_version"] = [1, 2]
+    analysis = decode(sealed(FORMAT, msgspec.msgpack.encode(body)))
+    assert analysis.state.phase_seconds == RunAnalysis("job").state.phase_seconds
+    assert analysis.state.step == decode(data).state.step
+
+
+def fixture(name):
+    """A committed file."""
+    return gzip.decompress((FIXTURES / name).read_bytes())
+
+
+@pytest.fixture(scope="module", params=sorted(MIGRATIONS))
+def earlier(request, tmp_path_factory):
+    """A snapshot of an earlier format, the inputs of the whole job, and how many of them are in the snapshot."""
+    recording = tmp_path_factory.mktemp("recording") / "inputs"
+    recording.write_bytes(fixture(f"format-{request.param}.inputs.gz"))
+    inputs = list(read_recording(recording))
+    return fixture(f"format-{request.param}.snapshot.gz"), inputs, int(0.7 * len(inputs))
+
+
+def test_a_snapshot_of_an_earlier_format_goes_on(earlier):
+    """As an analysis does that this version has made from the beginning, but for where data was missing before."""
+    old, inputs, taken = earlier
+    assert struct.unpack_from(">H", old, 10)[0] < FORMAT
+    migrated, twin = decode(old), RunAnalysis("scripted")
+    assert migrated.accepted_sequence(0, inputs[0].incarnation) == 18
+    assert accepted(old) == migrated.state.ledger
+    for one in inputs[:taken]:
+        apply(twin, one)
+    before = twin.view()
+    for one in inputs[taken:]:
+        apply(migrated, one)
+        apply(twin, one)
+    after = twin.view()
+    assert migrated.view().unplaced_steps == before.steps_missing == 30
+    assert shown(replaced(migrated, gaps=after.gaps)) == shown(replaced(twin))
+    assert (len(migrated.state.gaps.gaps), len(after.gaps)) == (0, 2)
+    # From here on it is a snapshot of today's format, and notices what is missing.
+    again = decode(encode(migrated))
+    assert encode(again) == encode(migrated)
+
+
+def test_what_is_missing_after_a_migration_is_noticed(earlier):
+    """The first step that is passed over too."""
+    old, inputs, taken = earlier
+    migrated = decode(old)
+    skipped = next(n for n in range(taken, len(inputs)) if inputs[n].WhichOneof("input") == "batch")
+    for one in inputs[taken:skipped] + inputs[skipped + 1 :]:
+        apply(migrated, one)
+    (gap,) = migrated.view().gaps
+    assert (gap.ranks, gap.steps) == ((inputs[skipped].rank,), 10)
+
+
+class replaced:  # noqa: N801  reads like dataclasses.replace
+    """An analysis as it shows itself, with gaps that are not its own."""
+
+    def __init__(self, analysis, **fields):
+        self._analysis, self._fields = analysis, {"unplaced_steps": 0, **fields}
+
+    def view(self):
+        """Its view, with those."""
+        return replace(self._analysis.view(), **self._fields)
+
+    def __getattr__(self, name):
+        return getattr(self._analysis, name)
 
 
 @pytest.mark.parametrize("noise", [b"", b"nonsense", bytes(1000)])

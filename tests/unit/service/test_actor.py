@@ -8,12 +8,14 @@ import pytest
 
 from stallwatch.detector.engine.actor import RunAnalyzer
 from stallwatch.detector.engine.messages import AnalyzerSettings
+from stallwatch.detector.engine.migrations import FORMAT
 from stallwatch.detector.engine.recording import recording_path
 from stallwatch.detector.engine.replay import replay
 from stallwatch.detector.store import Store, sqlite_url
 from stallwatch.v1 import telemetry_pb2 as pb
 from support.analyzer_inputs import INCARNATION, START, a_run, item
 from support.rank import hello, steps
+from support.snapshots import of_format
 
 RUN = "team/run:1"
 
@@ -43,20 +45,37 @@ def batch(number: int) -> object:
     return item(START + number, batch=pb.Batch(sequence=number, steps=steps(10 * number - 10, 10)))
 
 
-def test_what_is_accepted_becomes_durable_at_the_snapshot(settings):
-    """Accepted at once, durable when a poll has saved it."""
+def test_what_is_accepted_becomes_durable_at_the_second_snapshot(settings):
+    """Accepted at once, durable when two snapshots hold it; the second is taken though nothing came in between."""
     analyzer = RunAnalyzer(RUN, settings)
     result = feed(analyzer, greet(), batch(1), batch(2))
     assert [(one.accepted, one.durable) for one in result.progress] == [(2, 0)]
-    assert [(one.accepted, one.durable) for one in analyzer.poll(START + 3).durable] == [(2, 2)]
-    assert analyzer.poll(START + 4).durable == ()
+    assert analyzer.flush().durable == ()
+    assert [(one.accepted, one.durable) for one in analyzer.flush().durable] == [(2, 2)]
+    again = analyzer.flush()
+    assert again.snapshots == 2
+    # Who asks later is told as well, for a while.
+    assert [one.durable for one in again.durable] == [2]
+
+
+def test_a_goodbye_is_durable_at_the_next_poll(settings):
+    """Its agent waits for it, and the training for its agent: two snapshots at once."""
+    analyzer = RunAnalyzer(RUN, settings)
+    feed(analyzer, greet(), batch(1))
+    analyzer.flush()
+    result = feed(analyzer, batch(2), item(START + 3, goodbye=pb.Goodbye(reason="finished", last_step=19)))
+    assert not result.progress[0].parted
+    (parted,) = analyzer.flush().durable
+    assert (parted.accepted, parted.durable, parted.parted) == (2, 2, True)
+    assert RunAnalyzer(RUN, settings).poll(START + 5).view.state == "finished"
 
 
 def test_a_restarted_analyzer_counts_every_step_once(settings):
     """What was applied after the snapshot is forgotten with it, is sent again, and is counted once."""
     first = RunAnalyzer(RUN, settings)
     feed(first, greet(), batch(1), batch(2))
-    first.poll(START + 2)
+    first.flush()
+    first.flush()
     feed(first, batch(3))
 
     second = RunAnalyzer(RUN, settings)
@@ -77,25 +96,102 @@ def test_inputs_for_another_generation_change_nothing(settings):
     assert analyzer.poll(START + 9).view.steps_received == 0
 
 
-@pytest.mark.parametrize("damage", [lambda data: data[: len(data) // 2], lambda data: data[:-40] + bytes(40)])
-def test_a_damaged_snapshot_is_set_aside_and_the_one_before_is_used(settings, tmp_path, damage):
-    """Torn or corrupt: the run goes on from the previous one."""
-    analyzer = RunAnalyzer(RUN, settings)
-    feed(analyzer, greet(), batch(1))
-    analyzer.poll(START + 1)
-    feed(analyzer, batch(2))
-    analyzer.poll(START + 2)
-    analyzer.close()
+def spoil(tmp_path, damage, newest=0):
+    """Damage one of the snapshots that are left; return its id."""
     with sqlite3.connect(tmp_path / "stallwatch.db") as database:
         number, data = database.execute(
-            "SELECT id, data FROM stallwatch_snapshots ORDER BY id DESC LIMIT 1"
+            "SELECT id, data FROM stallwatch_snapshots ORDER BY id DESC LIMIT 1 OFFSET ?", (newest,)
         ).fetchone()
         database.execute("UPDATE stallwatch_snapshots SET data=? WHERE id=?", (damage(data), number))
+    return number
+
+
+DAMAGES = [lambda data: data[: len(data) // 2], lambda data: data[:-40] + bytes(40), lambda _data: b""]
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_snapshot_is_set_aside_and_the_one_before_is_used(settings, tmp_path, damage, caplog):
+    """Torn or corrupt: the run goes on from the previous one, and agents have all that came after it."""
+    analyzer = RunAnalyzer(RUN, settings)
+    told = [feed(analyzer, greet()).progress[0].durable]
+    for number in range(1, 6):
+        feed(analyzer, batch(number))
+        told += [one.durable for one in analyzer.flush().durable]
+    # What the agent was told is safe it has forgotten.
+    assert max(told) == 4
+    number = spoil(tmp_path, damage)
 
     restored = RunAnalyzer(RUN, settings)
-    assert feed(restored, greet()).progress[0].durable == 1
-    kept = Store(settings.store_url).snapshots(RUN)
-    assert number not in [snapshot.id for snapshot in kept]
+    progress = feed(restored, greet()).progress[0]
+    assert (progress.accepted, progress.durable) == (4, 0)
+    result = feed(restored, batch(5), batch(6))
+    assert (result.duplicates, result.progress[0].accepted) == (0, 6)
+    shown = restored.flush()
+    (rank,) = shown.ranks
+    assert (rank.steps_received, rank.steps_missing, shown.view.gaps) == (60, 0, ())
+    assert shown.snapshots_damaged == 1
+    assert f"snapshot {number} is set aside" in caplog.text
+    assert number not in [kept.id for kept in Store(settings.store_url).snapshots(RUN)]
+
+
+def test_when_the_older_snapshot_is_damaged_agents_keep_what_it_held(settings, tmp_path):
+    """Nothing is safe twice any more until the next snapshot is taken."""
+    analyzer = RunAnalyzer(RUN, settings)
+    feed(analyzer, greet())
+    for number in range(1, 4):
+        feed(analyzer, batch(number))
+        analyzer.flush()
+    spoil(tmp_path, DAMAGES[0], newest=1)
+    restored = RunAnalyzer(RUN, settings)
+    progress = feed(restored, greet()).progress[0]
+    assert (progress.accepted, progress.durable) == (3, 0)
+    assert [one.durable for one in restored.flush().durable] == [3]
+
+
+def test_a_damaged_snapshot_that_cannot_be_set_aside_stops_nobody(settings, tmp_path, monkeypatch, caplog):
+    """A store that can only be read; it is tried again at the next start."""
+    analyzer = RunAnalyzer(RUN, settings)
+    for number in range(1, 3):
+        feed(analyzer, greet(), batch(number))
+        analyzer.flush()
+    spoil(tmp_path, DAMAGES[0])
+    with sqlite3.connect(tmp_path / "stallwatch.db") as database:
+        database.execute(
+            "CREATE TRIGGER never BEFORE UPDATE ON stallwatch_snapshots BEGIN SELECT RAISE(ABORT, 'read only'); END"
+        )
+    restored = RunAnalyzer(RUN, settings)
+    assert restored.poll(START + 3).view.steps_received == 10
+    assert "stays: cannot write to" in caplog.text
+
+
+def test_what_a_newer_version_saved_is_left_for_it(settings, tmp_path, caplog):
+    """A detector that is rolled back begins anew beside it, says so, and does not destroy it; forward again, the latest counts."""
+    analyzer = RunAnalyzer(RUN, settings)
+    for number in range(1, 4):
+        feed(analyzer, greet(), batch(number))
+        analyzer.flush()
+    kept = [one.id for one in Store(settings.store_url).snapshots(RUN)]
+    newer = FORMAT + 1
+    with sqlite3.connect(tmp_path / "stallwatch.db") as database:
+        for number, data in database.execute("SELECT id, data FROM stallwatch_snapshots").fetchall():
+            later = of_format(newer, data)
+            database.execute(
+                "UPDATE stallwatch_snapshots SET data=?, format=? WHERE id=?", (later, newer, number)
+            )
+
+    rolled_back = RunAnalyzer(RUN, settings)
+    assert "a newer version has saved it" in caplog.text
+    assert rolled_back.poll(START + 4).view.steps_received == 0
+    for number in range(3, 9):
+        feed(rolled_back, greet(), batch(number))
+        rolled_back.flush()
+    view = rolled_back.poll(START + 9).view
+    assert [(gap.from_step, gap.to_step) for gap in view.gaps] == [(0, 19)]
+    store = Store(settings.store_url)
+    assert store.snapshots_after(RUN, FORMAT) == 1
+    assert kept[0] in [one.id for one in store.snapshots(RUN)]
+    # The version that is newer takes the latest of what it can read, which is all.
+    assert store.snapshots(RUN, newer)[0].id == store.snapshots(RUN, FORMAT)[0].id
 
 
 def test_a_store_that_fails_makes_nothing_durable(settings, tmp_path):
@@ -104,11 +200,12 @@ def test_a_store_that_fails_makes_nothing_durable(settings, tmp_path):
     feed(analyzer, greet(), batch(1))
     with sqlite3.connect(tmp_path / "stallwatch.db") as database:
         database.execute("ALTER TABLE stallwatch_snapshots RENAME TO away")
-    failed = analyzer.poll(START + 1)
+    failed = analyzer.flush()
     assert (failed.durable, failed.snapshot_failures) == ((), 1)
     with sqlite3.connect(tmp_path / "stallwatch.db") as database:
         database.execute("ALTER TABLE away RENAME TO stallwatch_snapshots")
-    assert [one.durable for one in analyzer.poll(START + 2).durable] == [1]
+    analyzer.flush()
+    assert [one.durable for one in analyzer.flush().durable] == [1]
 
 
 def test_a_replayed_recording_gives_the_same_findings(settings, tmp_path):

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import numpy as np
 from numpy.typing import NDArray
 
 from stallwatch.detector.analysis.state import RunState
 from stallwatch.detector.analysis.view import norm
 from stallwatch.detector.core.findings import Finding
-from stallwatch.detector.core.inputs import StepBlock
+from stallwatch.detector.core.inputs import REJECTED, Dropped, StepBlock
 from stallwatch.detector.core.observations import StepObservation
 from stallwatch.detector.core.sampled import SampledObservation
 from stallwatch.detector.core.scaling import NoiseScaleObservation
@@ -18,6 +20,8 @@ STANDSTILL = frozenset({"hang", "rank_lost"})
 """Findings whose cost is wall time, for no steps pass."""
 _BUCKETS = np.array(STEP_SECONDS_BUCKETS)
 _BATCH_SIZES = 32
+_STEP_IS_THERE = frozenset({"invalid_value"})
+"""Reasons for which single values are dropped, and no steps."""
 
 
 def count_steps(state: RunState, now: float, rank: int, steps: StepBlock, fresh: NDArray[np.bool_]) -> None:
@@ -30,6 +34,7 @@ def count_steps(state: RunState, now: float, rank: int, steps: StepBlock, fresh:
     table.steps[rank] += count
     numbers = steps.step[fresh]
     lowest, highest = int(numbers.min()), int(numbers.max())
+    _note_gaps(state, rank, np.sort(numbers))
     known = int(table.first_step[rank])
     table.first_step[rank] = lowest if known < 0 else min(lowest, known)
     table.last_received[rank] = max(highest, int(table.last_received[rank]))
@@ -47,6 +52,57 @@ def count_steps(state: RunState, now: float, rank: int, steps: StepBlock, fresh:
             bins = np.searchsorted(_BUCKETS, seconds)
             state.phase_counts[phase] += np.bincount(bins, minlength=len(STEP_SECONDS_BUCKETS) + 1)
             state.phase_seconds[phase] += float(seconds.sum())
+
+
+def note_drops(state: RunState, rank: int, dropped: Iterable[Dropped], *, by_gateway: bool) -> None:
+    """Count what was dropped, once: of a batch that the gateway rejected, gateway and agent both say so."""
+    table = state.ranks
+    for each in dropped:
+        count = each.count
+        if each.reason == REJECTED:
+            if by_gateway:
+                table.rejected_steps[rank] += count
+            else:
+                known = min(count, int(table.rejected_steps[rank]))
+                table.rejected_steps[rank] -= known
+                count -= known
+        if count:
+            state.dropped[each.reason] = state.dropped.get(each.reason, 0) + count
+            table.dropped_steps[rank] += count
+        if each.count and each.reason not in _STEP_IS_THERE:
+            reached = max(int(table.next_step[rank]) - 1, int(table.last_received[rank]))
+            state.gaps.dropped(rank, each.reason, each.first_step, each.last_step, reached)
+
+
+def note_late(state: RunState, rank: int, steps: StepBlock, fresh: NDArray[np.bool_]) -> None:
+    """Steps that came after they had been analysed without this rank."""
+    pending = state.aligner.steps
+    if pending.emitted:
+        late = steps.step[fresh & (steps.step < pending.base)]
+        if late.size:
+            state.gaps.late(rank, int(late.min()), int(late.max()), int(late.size))
+
+
+def note_end(state: RunState, rank: int, last_step: int) -> None:
+    """The rank has ended after this step: what has not come of it will not come."""
+    expected = int(state.ranks.next_step[rank])
+    if 0 <= expected <= last_step:
+        state.gaps.missing(rank, expected, last_step)
+        state.ranks.next_step[rank] = last_step + 1
+
+
+def _note_gaps(state: RunState, rank: int, numbers: NDArray[np.int64]) -> None:
+    """New steps of a rank, ascending: those between that it has passed over are missing."""
+    table = state.ranks
+    expected = int(table.next_step[rank])
+    if expected < 0:
+        # A process that never introduced itself.
+        expected = int(table.last_received[rank]) + 1 or int(numbers[0])
+    before = np.concatenate(([expected - 1], numbers[:-1]))
+    for place in np.flatnonzero(numbers > np.maximum(before, expected - 1) + 1).tolist():
+        first = max(int(before[place]) + 1, expected)
+        state.gaps.missing(rank, first, int(numbers[place]) - 1)
+    table.next_step[rank] = max(expected, int(numbers[-1]) + 1)
 
 
 def remember_step(state: RunState, now: float, observation: StepObservation) -> None:

@@ -36,6 +36,7 @@ _FILLS: dict[str, float] = {
     "last_step": -1,
     "first_step": -1,
     "last_received": -1,
+    "next_step": -1,
     "collectives": -1,
     "loss": np.nan,
     "cpu_wait": np.nan,
@@ -68,11 +69,15 @@ class RankTable:
     """First step of this attempt that was received."""
     last_received: NDArray[np.int64] = field(default_factory=_integers)
     """Last step of this attempt that was received in a batch."""
+    next_step: NDArray[np.int64] = field(default_factory=_integers)
+    """The step that its data has to go on with: those below it have come, or will not come; -1 when unknown."""
     steps: NDArray[np.int64] = field(default_factory=_counts)
     """Steps of this attempt received, each counted once."""
     duplicate_steps: NDArray[np.int64] = field(default_factory=_counts)
     duplicate_batches: NDArray[np.int64] = field(default_factory=_counts)
     dropped_steps: NDArray[np.int64] = field(default_factory=_counts)
+    rejected_steps: NDArray[np.int64] = field(default_factory=_counts)
+    """Steps that the gateway rejected and the agent has not said so of yet."""
     loss: NDArray[np.float64] = field(default_factory=lambda: _floats(np.nan))
     step_seconds: NDArray[np.float64] = field(default_factory=lambda: _floats(np.nan))
     sync_seconds: NDArray[np.float64] = field(default_factory=lambda: _floats(np.nan))
@@ -125,6 +130,8 @@ class RankTable:
             self.phase[rank] = Phase.UNSPECIFIED
             self.collectives[rank] = -1
             self.moved_at[rank] = now
+            if self.next_step[rank] < 0:
+                self.next_step[rank] = hello.first_step
             self.stacks.pop(rank, None)
             self.flight_records.pop(rank, None)
             self.cpu_wait[rank] = self.cpu_wait_share[rank] = np.nan

@@ -91,14 +91,13 @@ class RunAnalysis:
         table.seen_at[rank] = now
         table.connected[rank] = True
         table.gone_at[rank] = 0.0
-        for dropped in batch.dropped:
-            state.dropped[dropped.reason] = state.dropped.get(dropped.reason, 0) + dropped.count
-            table.dropped_steps[rank] += dropped.count
+        accounting.note_drops(state, rank, batch.dropped, by_gateway=batch.is_remains)
         if batch.steps is not None and batch.steps.step.size:
             self._make_room(now, int(batch.steps.step.max()))
         accepted = state.aligner.add(now, rank, batch, self.config.align)
         if batch.steps is not None and accepted.rows.size:
             accounting.count_steps(state, now, rank, batch.steps, accepted.rows)
+            accounting.note_late(state, rank, batch.steps, accepted.rows)
         table.duplicate_steps[rank] += accepted.duplicate
         self._drain(now)
         return True
@@ -118,6 +117,7 @@ class RunAnalysis:
         state = self.state
         state.updated_at = now
         table = state.ranks
+        accounting.note_end(state, rank, last_step)
         table.move(now, rank, last_step)
         table.seen_at[rank] = now
         table.finished[rank] = True
@@ -249,6 +249,9 @@ class RunAnalysis:
                 now, RankHello(run=self.state.run, rank=rank, world_size=world, incarnation=incarnation)
             )
             known = table.incarnation.get(rank)
+            if known == incarnation:
+                # It did not say where it begins.
+                table.next_step[rank] = -1
         return known == incarnation
 
     def _introduce(self, now: float, hello: RankHello) -> None:
@@ -274,6 +277,7 @@ class RunAnalysis:
             self._see(now, observation)
         state.findings.restart(now, max(state.step, 0))
         state.steps_missing += int(views.missing_steps(state.ranks).sum())
+        state.gaps.restart()
         state.attempt.begin(hello, state.ranks.incarnation)
         state.ranks = RankTable()
         state.aligner = Aligner(attempt=state.attempt.number, announced=False, started_at=now)

@@ -12,6 +12,7 @@ from stallwatch.detector.analysis.attempts import Attempt
 from stallwatch.detector.analysis.chronicle import Chronicle
 from stallwatch.detector.analysis.clock import StepClock
 from stallwatch.detector.analysis.findings import FindingBook
+from stallwatch.detector.analysis.gaps import GapBook
 from stallwatch.detector.analysis.ranks import RankTable, SequenceLedger
 from stallwatch.detector.analysis.series import SeriesBook
 from stallwatch.detector.core.family import Peer
@@ -79,3 +80,4 @@ class RunState:
     """Of attempts that are over; the current one's are counted from the rank table."""
     duplicate_batches: int = 0
     dropped: dict[str, int] = field(default_factory=dict)
+    gaps: GapBook = field(default_factory=GapBook)

@@ -59,6 +59,8 @@ def run_view(state: RunState) -> RunView:
         info=_info(state),
         peak_learning_rate=_peak_rate(state),
         parameters=hello.parameters if hello else 0,
+        gaps=state.gaps.views(),
+        unplaced_steps=state.gaps.unplaced,
     )
 
 

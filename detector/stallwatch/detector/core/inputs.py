@@ -197,6 +197,10 @@ class Event:
     automatic: bool = False
 
 
+REJECTED = "rejected"
+"""The reason why a batch was dropped that the gateway refused."""
+
+
 @dataclass(frozen=True, slots=True)
 class Dropped:
     """Telemetry that the agent lost, and why."""
@@ -219,6 +223,15 @@ class RankBatch:
     dropped: tuple[Dropped, ...] = ()
     directions: tuple[DirectionRecord, ...] = ()
     named_losses: tuple[NamedLoss, ...] = ()
+
+    @property
+    def is_remains(self) -> bool:
+        """Whether it is what the gateway left of a batch that it rejected: agents send none that hold nothing but losses."""
+        return (
+            self.steps is None
+            and not (self.samples or self.evaluations or self.events or self.directions or self.named_losses)
+            and any(each.reason == REJECTED for each in self.dropped)
+        )
 
 
 @dataclass(frozen=True, slots=True)

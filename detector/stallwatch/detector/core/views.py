@@ -130,6 +130,21 @@ class StateSpan:
 
 
 @dataclass(frozen=True, slots=True)
+class GapView:
+    """Data that is missing, for `GET /api/v1/runs/{run}/gaps`."""
+
+    from_step: int
+    to_step: int
+    ranks: tuple[int, ...]
+    """The lowest 64 of those whose data is missing."""
+    ranks_total: int
+    reasons: tuple[str, ...]
+    """`buffer_full`, `rejected`, `internal_error`, `late`; none when nobody said why."""
+    steps: int
+    """Rank-steps that are missing."""
+
+
+@dataclass(frozen=True, slots=True)
 class RuleView:
     """What one rule of another tool has said so far."""
 
@@ -185,3 +200,7 @@ class RunView:
     peak_learning_rate: float | None = None
     parameters: int = 0
     """Of the model; 0 when not declared."""
+    gaps: tuple[GapView, ...] = ()
+    """Where data is missing, by step."""
+    unplaced_steps: int = 0
+    """Rank-steps missing of which nobody knows where: an older version did not note it."""

@@ -10,20 +10,23 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from stallwatch.detector.analysis.config import AnalysisConfig
-from stallwatch.detector.analysis.run import RunAnalysis
 from stallwatch.detector.analysis.series import SeriesPoint
 from stallwatch.detector.core.findings import Finding
 from stallwatch.detector.core.views import EventView, StateSpan
 from stallwatch.detector.engine import snapshot
 from stallwatch.detector.engine.apply import apply
 from stallwatch.detector.engine.messages import AnalyzerSettings, IngestResult, PollResult, Progress, RankKey
+from stallwatch.detector.engine.migrations import FORMAT
 from stallwatch.detector.engine.recording import Recorder
+from stallwatch.detector.engine.restoring import restore
 from stallwatch.detector.errors import StoreError
 from stallwatch.detector.store import Store
 from stallwatch.v1 import analyzer_pb2
 
 SNAPSHOT_SHARE = 0.05
 """Snapshots may take at most this share of the time: long ones are taken less often."""
+TOLD_SECONDS = 5.0
+"""For so long every poll says what has become durable."""
 
 log = logging.getLogger(__name__)
 
@@ -33,6 +36,9 @@ class RunAnalyzer:
 
     Exactly once: what a batch did to the analysis and the fact that it was accepted are in one snapshot. After a restart
     both are as the last snapshot says, and agents send again what came after it.
+
+    Durable is what the snapshot before the last one holds too: when the last one turns out to be damaged, agents still have all
+    that the one before lacks.
     """
 
     def __init__(self, run: str, settings: AnalyzerSettings, config: AnalysisConfig | None = None) -> None:
@@ -42,6 +48,12 @@ class RunAnalyzer:
         self.generation = uuid.uuid4().hex
         self._store = Store(settings.store_url)
         self._durable: dict[RankKey, int] = {}
+        self._saved: dict[RankKey, int] = {}
+        """Accepted when the last snapshot was taken, of the processes heard in this life."""
+        self._parting: dict[RankKey, int] = {}
+        """Processes that said goodbye, with how many snapshots have been taken since."""
+        self._moved_at: dict[RankKey, float] = {}
+        """When the durable sequence of a process last moved, by the monotonic clock."""
         self._unsaved: dict[str, Finding] = {}
         self._unpolled: dict[str, Finding] = {}
         self._logged_failures: dict[str, str] = {}
@@ -51,9 +63,18 @@ class RunAnalyzer:
         self._next_snapshot_at = 0.0
         self._snapshots = self._snapshot_failures = self._snapshot_bytes = 0
         self._snapshot_seconds = 0.0
-        self._analysis, resume_at, restored = self._restore()
+        restored = restore(self._store, run, self.config)
+        self._analysis, self._safe = restored.analysis, restored.safe
+        self._damaged = restored.damaged
+        if restored.stored is not None:
+            self._heard_at, self._now = self._analysis.state.updated_at, self._analysis.state.now
         self._recorder = (
-            Recorder(Path(settings.record_directory), run, resume_at, restored=restored)
+            Recorder(
+                Path(settings.record_directory),
+                run,
+                restored.stored.recording_bytes if restored.stored else None,
+                restored=restored.stored is not None,
+            )
             if settings.record_directory
             else None
         )
@@ -75,9 +96,12 @@ class RunAnalyzer:
             touched[key] = None
             self._heard_at = max(self._heard_at, item.received_unix_seconds)
             if key not in self._durable:
-                # First heard of since the restore: what is known of it came out of the snapshot.
-                self._durable[key] = self._analysis.accepted_sequence(*key)
+                # First heard of since the restore: what is known of it came out of the snapshot, and of the one before.
+                self._saved[key] = self._analysis.accepted_sequence(*key)
+                self._durable[key] = min(self._safe.get(*key), self._saved[key])
             outcome = self._apply(item)
+            if item.WhichOneof("input") == "goodbye":
+                self._parting[key] = 0
             duplicates += outcome is False
             failures += outcome is None
         self._collect_changes()
@@ -98,10 +122,9 @@ class RunAnalyzer:
         if self._recorder is not None:
             # So that what is shown can be replayed.
             self._recorder.flush()
-        durable: tuple[Progress, ...] = ()
-        if self._dirty and time.monotonic() >= self._next_snapshot_at:
-            durable = self._save()
-        return self._show(durable)
+        if (self._dirty or self._unconfirmed) and time.monotonic() >= self._next_snapshot_at:
+            self._save()
+        return self._show()
 
     def compare(self, now: float, family: bytes) -> str:
         """Take a serialized `Family`, what the other runs look like; return the generation that did."""
@@ -112,7 +135,9 @@ class RunAnalyzer:
 
     def flush(self) -> PollResult:
         """Save now, whatever was saved when."""
-        return self._show(self._save() if self._dirty else ())
+        if self._dirty or self._unconfirmed:
+            self._save()
+        return self._show()
 
     def series_names(self) -> tuple[str, ...]:
         """The series that `series` knows."""
@@ -147,17 +172,10 @@ class RunAnalyzer:
             log.exception("run %s: the analysis failed on a %s", self.run, item.WhichOneof("input"))
             return None
 
-    def _restore(self) -> tuple[RunAnalysis, int | None, bool]:
-        for stored in self._store.snapshots(self.run):
-            try:
-                analysis = snapshot.decode(stored.data, self.config)
-            except Exception as error:
-                log.error("run %s: snapshot %d is set aside: %s", self.run, stored.id, error)  # noqa: TRY400
-                self._store.set_aside(stored)
-                continue
-            self._heard_at = self._now = analysis.view().updated_at
-            return analysis, stored.recording_bytes, True
-        return RunAnalysis(self.run, self.config), None, False
+    @property
+    def _unconfirmed(self) -> bool:
+        """Whether something that is in the last snapshot is not in the one before."""
+        return bool(self._parting) or self._saved != self._durable
 
     def _collect_changes(self) -> None:
         for finding in self._analysis.changes():
@@ -176,9 +194,15 @@ class RunAnalyzer:
         return changes
 
     def _progress(self, key: RankKey) -> Progress:
-        return Progress(*key, self._analysis.accepted_sequence(*key), self._durable[key])
+        accepted = self._analysis.accepted_sequence(*key)
+        return Progress(*key, accepted, self._durable[key], parted=key not in self._parting)
 
-    def _save(self) -> tuple[Progress, ...]:
+    def _save(self) -> None:
+        if self._take_snapshot() and self._parting:
+            # Agents that have said goodbye wait for the second, and the training for its agent.
+            self._take_snapshot()
+
+    def _take_snapshot(self) -> bool:
         started = time.perf_counter()
         try:
             recorded = self._recorder.flush() if self._recorder is not None else None
@@ -189,13 +213,14 @@ class RunAnalyzer:
                 self._unsaved.values(),
                 taken_at=self._now,
                 recording_bytes=recorded,
+                snapshot_format=FORMAT,
             )
         except (StoreError, OSError) as error:
             # Agents keep what is not durable, so a store that is away for a while costs nothing but their buffers.
             self._snapshot_failures += 1
             self._next_snapshot_at = time.monotonic() + self.settings.snapshot_seconds
             log.error("run %s: no snapshot: %s", self.run, error)  # noqa: TRY400  no bug of ours
-            return ()
+            return False
         self._unsaved.clear()
         self._dirty = False
         self._snapshots += 1
@@ -204,24 +229,39 @@ class RunAnalyzer:
         pause = max(self.settings.snapshot_seconds, self._snapshot_seconds / SNAPSHOT_SHARE)
         # Polls come at a steady pace: a little early is better than one pace late.
         self._next_snapshot_at = time.monotonic() + 0.9 * pause
-        moved = []
-        for key, known in self._durable.items():
-            accepted = self._analysis.accepted_sequence(*key)
-            if accepted != known:
-                self._durable[key] = accepted
-                moved.append(Progress(*key, accepted, accepted))
-        return tuple(moved)
+        self._confirm(time.monotonic())
+        return True
 
-    def _show(self, durable: tuple[Progress, ...]) -> PollResult:
+    def _confirm(self, now: float) -> None:
+        """Durable is now what the snapshot before the one just taken holds."""
+        for key, saved in self._saved.items():
+            parts = self._parting.get(key)
+            if parts is not None:
+                self._parting[key] = parts + 1
+            if parts:
+                del self._parting[key]
+            if parts or self._durable[key] != saved:
+                self._durable[key] = saved
+                self._moved_at[key] = now
+            self._saved[key] = self._analysis.accepted_sequence(*key)
+
+    def _moved(self) -> tuple[Progress, ...]:
+        """What has become durable lately. Several services may poll, and each is to hear of it."""
+        since = time.monotonic() - TOLD_SECONDS
+        self._moved_at = {key: at for key, at in self._moved_at.items() if at > since}
+        return tuple(self._progress(key) for key in self._moved_at)
+
+    def _show(self) -> PollResult:
         return PollResult(
             generation=self.generation,
             view=self._analysis.view(),
             ranks=self._analysis.ranks(),
             findings=self._analysis.findings(),
             changes=self._take_unpolled(),
-            durable=durable,
+            durable=self._moved(),
             snapshots=self._snapshots,
             snapshot_failures=self._snapshot_failures,
+            snapshots_damaged=self._damaged,
             snapshot_bytes=self._snapshot_bytes,
             snapshot_seconds=self._snapshot_seconds,
             idle_seconds=self._now - self._heard_at if self._heard_at else math.inf,

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stallwatch.detector.core.inputs import (
+    REJECTED,
     DirectionRecord,
     Dropped,
     EvaluationPoint,
@@ -30,7 +31,7 @@ _DROP_REASONS = {
     pb.DROP_REASON_BUFFER_FULL: "buffer_full",
     pb.DROP_REASON_INVALID_VALUE: "invalid_value",
     pb.DROP_REASON_INTERNAL_ERROR: "internal_error",
-    pb.DROP_REASON_REJECTED: "rejected",
+    pb.DROP_REASON_REJECTED: REJECTED,
     pb.DROP_REASON_TOO_OLD: "too_old",
     pb.DROP_REASON_TOO_LARGE: "too_large",
 }

@@ -30,6 +30,9 @@ class Progress:
     incarnation: int
     accepted: int
     durable: int
+    """What the last two snapshots hold: if one is lost, the other is left."""
+    parted: bool = True
+    """Whether its goodbye is durable; True as well before it has said one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +61,7 @@ class PollResult:
     findings: tuple[Finding, ...]
     changes: tuple[Finding, ...]
     durable: tuple[Progress, ...]
-    """The rank processes whose durable sequence has moved."""
+    """The rank processes whose durable sequence has moved lately."""
     snapshots: int
     """Saved in this life, and below: failed, size and duration of the last."""
     snapshot_failures: int
@@ -66,3 +69,5 @@ class PollResult:
     snapshot_seconds: float
     idle_seconds: float
     """Since the last message of a rank, by the analysis's time."""
+    snapshots_damaged: int = 0
+    """Found when this life began, and set aside."""

@@ -182,6 +182,11 @@ METRICS = _catalogue(
         "stallwatch_analyzer_snapshot_failures_total", "counter", "Snapshots of runs that could not be saved."
     ),
     Metric(
+        "stallwatch_analyzer_snapshots_damaged_total",
+        "counter",
+        "Snapshots of runs that could not be read and were set aside; the one before was used.",
+    ),
+    Metric(
         "stallwatch_analyzer_snapshot_bytes",
         "gauge",
         "Size of the last snapshots of the watched runs, together.",

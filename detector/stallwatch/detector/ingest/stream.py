@@ -68,6 +68,8 @@ class RankStream:
 
     def acknowledge(self, progress: Progress) -> None:
         """How far the analyzer has come with this rank."""
+        if progress == self._progress:
+            return
         first = self._progress is None
         self._progress = progress
         self._progressed.set()
@@ -130,7 +132,9 @@ class RankStream:
     async def _settle(self, writing: asyncio.Task[None]) -> None:
         """The agent has said goodbye: let it know that everything it sent is safe before the stream ends."""
         await self._channel.drain()
-        while (progress := self._progress) is not None and progress.durable < progress.accepted:
+        while (progress := self._progress) is not None and not (
+            progress.durable >= progress.accepted and progress.parted
+        ):
             self._progressed.clear()
             await self._progressed.wait()
         self._outbox.close()

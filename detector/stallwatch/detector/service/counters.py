@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from stallwatch.detector.alerts.model import FIRING, RESOLVED
 from stallwatch.detector.alerts.statistics import AlertStatistics
+from stallwatch.detector.engine.archive import Archive
 from stallwatch.detector.engine.messages import PollResult
 from stallwatch.detector.http.collector import Sample
 from stallwatch.detector.ingest.statistics import PAYLOADS, REFUSALS, IngestStatistics
@@ -61,6 +62,7 @@ def snapshot_samples(counts: SnapshotCounts, last: Sequence[PollResult]) -> Iter
     """Those of snapshots, over all runs."""
     yield "stallwatch_analyzer_snapshots_total", counts.saved, ()
     yield "stallwatch_analyzer_snapshot_failures_total", counts.failed, ()
+    yield "stallwatch_analyzer_snapshots_damaged_total", counts.all_damaged, ()
     yield "stallwatch_analyzer_snapshot_bytes", sum(each.snapshot_bytes for each in last), ()
     yield (
         "stallwatch_analyzer_snapshot_seconds",
@@ -75,9 +77,18 @@ class SnapshotCounts:
 
     saved: int = 0
     failed: int = 0
+    damaged: int = 0
+    archive: Archive | None = None
+    """Finds damaged ones of its own, of runs that are not watched."""
+
+    @property
+    def all_damaged(self) -> int:
+        """Set aside because they could not be read."""
+        return self.damaged + (self.archive.damaged if self.archive is not None else 0)
 
     def take(self, before: PollResult | None, now: PollResult) -> None:
         """Count what has come since the poll before; another life of an analyzer counts from 0."""
         same = before is not None and before.generation == now.generation
         self.saved += now.snapshots - (before.snapshots if same and before else 0)
         self.failed += now.snapshot_failures - (before.snapshot_failures if same and before else 0)
+        self.damaged += 0 if same else now.snapshots_damaged

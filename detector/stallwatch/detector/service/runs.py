@@ -51,9 +51,9 @@ class Runs:
         self._opening: dict[str, asyncio.Task[LiveRun]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._closing = False
+        self.snapshots = SnapshotCounts(archive=self._archive)
         self.restarts = 0
         """How often an analyzer was lost and had to be opened again."""
-        self.snapshots = SnapshotCounts()
         self.listeners: list[Listener] = []
         """Told of findings that changed."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -9,18 +10,23 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-from sqlalchemy import Connection, Engine, create_engine, delete, event, insert, inspect, select, update
+from sqlalchemy import Connection, Engine, create_engine, delete, event, func, insert, inspect, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, SQLAlchemyError
 
 from stallwatch.detector.core.findings import Finding
 from stallwatch.detector.core.views import RunView
 from stallwatch.detector.errors import StoreError
-from stallwatch.detector.store import tables
+from stallwatch.detector.store import migrations, tables
 from stallwatch.detector.store.codec import decode_finding, decode_view, encode_finding, encode_view
 
 SNAPSHOTS_KEPT = 2
 """The last one, and one more for when the last one turns out to be damaged."""
+OTHERS_KEPT = 1
+"""Of each other format, from the one before on: for a version that somebody goes back to, or forward again."""
+ANY_FORMAT = 1 << 15
+DAMAGED_KEPT = 4
+"""For whoever wants to know why."""
 BUSY_SECONDS = 30.0
 """How long a writer waits for another process's transaction."""
 
@@ -35,6 +41,7 @@ class StoredSnapshot:
     """One snapshot of a run's analysis."""
 
     id: int
+    run: str
     taken_at: float
     data: bytes
     recording_bytes: int | None
@@ -50,6 +57,9 @@ class StoredRun:
     view: RunView
 
 
+_FORMAT = func.coalesce(tables.snapshots.c.format, tables.FIRST_FORMAT)
+
+
 class Store:
     """Reads and writes; safe to use from several threads and processes."""
 
@@ -58,22 +68,22 @@ class Store:
         self._engine = _engine(url)
 
     def prepare(self) -> None:
-        """Create the tables, or check that they are of this version."""
+        """Create the tables, or bring them up to this version: all of it or nothing. `StoreError` when they are of another one."""
         try:
             with self._engine.begin() as connection:
+                migrations.lock(connection)
                 is_new = not inspect(connection).has_table(tables.schema.name)
+                if not is_new:
+                    self._check_version(connection)
                 # Tables that came later are added to a store that lacks them; versions before leave them alone.
                 tables.metadata.create_all(connection)
                 if is_new:
-                    connection.execute(insert(tables.schema).values(version=tables.SCHEMA_VERSION))
-                version = connection.execute(select(tables.schema.c.version)).scalar_one()
+                    connection.execute(
+                        insert(tables.schema).values(version=tables.SCHEMA_VERSION, minor=tables.SCHEMA_MINOR)
+                    )
+                migrations.migrate(connection)
         except SQLAlchemyError as error:
             raise StoreError(f"cannot open the store {self.shown_url}: {_first_line(error)}") from error
-        if version != tables.SCHEMA_VERSION:
-            raise StoreError(
-                f"the store {self.shown_url} has schema version {version}, and this is for version "
-                f"{tables.SCHEMA_VERSION}: use the version of stallwatch that wrote it, or another --data-dir"
-            )
 
     @property
     def is_local(self) -> bool:
@@ -93,6 +103,7 @@ class Store:
         *,
         taken_at: float,
         recording_bytes: int | None = None,
+        snapshot_format: int = tables.FIRST_FORMAT,
     ) -> None:
         """Write a run's snapshot, its view and its changed findings: all of them or none."""
         try:
@@ -106,29 +117,39 @@ class Store:
                         data=data,
                         recording_bytes=recording_bytes,
                         damaged=False,
+                        format=snapshot_format,
                     )
                 )
-                self._forget_old(connection, view.run)
+                _forget_old(connection, view.run, snapshot_format)
                 for finding in findings:
                     self._upsert(connection, tables.findings, {"id": finding.id}, _finding_row(finding))
         except SQLAlchemyError as error:
             raise StoreError(f"cannot write to {self.shown_url}: {_first_line(error)}") from error
 
-    def snapshots(self, run: str) -> list[StoredSnapshot]:
-        """The usable snapshots of a run, the newest first."""
+    def snapshots(self, run: str, newest_format: int = ANY_FORMAT) -> list[StoredSnapshot]:
+        """The usable snapshots of a run of formats up to `newest_format`, the newest first."""
         columns = tables.snapshots.c
         query = (
             select(columns.id, columns.taken_at, columns.data, columns.recording_bytes)
-            .where(columns.run == run, columns.damaged.is_(False))
+            .where(columns.run == run, columns.damaged.is_(False), newest_format >= _FORMAT)
             .order_by(columns.id.desc())
         )
         return [
-            StoredSnapshot(row.id, row.taken_at, row.data, row.recording_bytes) for row in self._rows(query)
+            StoredSnapshot(row.id, run, row.taken_at, row.data, row.recording_bytes)
+            for row in self._rows(query)
         ]
+
+    def snapshots_after(self, run: str, newest_format: int) -> int:
+        """How many snapshots of a run are of a later format, which a newer version wrote."""
+        columns = tables.snapshots.c
+        query = select(columns.id).where(
+            columns.run == run, columns.damaged.is_(False), newest_format < _FORMAT
+        )
+        return len(self._rows(query))
 
     def set_aside(self, snapshot: StoredSnapshot) -> None:
         """Mark a snapshot that could not be read, so that it is not tried again."""
-        with self._engine.begin() as connection:
+        with self.transaction() as connection:
             columns = tables.snapshots.c
             connection.execute(update(tables.snapshots).where(columns.id == snapshot.id).values(damaged=True))
 
@@ -203,20 +224,31 @@ class Store:
         statement = dialect.insert(table).values(**key, **values)
         connection.execute(statement.on_conflict_do_update(index_elements=list(key), set_=values))
 
-    def _forget_old(self, connection: Connection, run: str) -> None:
-        columns = tables.snapshots.c
-        kept = (
-            select(columns.id)
-            .where(columns.run == run, columns.damaged.is_(False))
-            .order_by(columns.id.desc())
-            .limit(SNAPSHOTS_KEPT)
-        )
-        oldest = min(row.id for row in connection.execute(kept))
-        connection.execute(
-            delete(tables.snapshots).where(
-                columns.run == run, columns.id < oldest, columns.damaged.is_(False)
+    def _check_version(self, connection: Connection) -> None:
+        version = connection.execute(select(tables.schema.c.version)).scalar_one()
+        if version != tables.SCHEMA_VERSION:
+            raise StoreError(
+                f"the store {self.shown_url} has schema version {version}, and this is for version "
+                f"{tables.SCHEMA_VERSION}: use the version of stallwatch that wrote it, or another --data-dir"
             )
-        )
+
+
+def _forget_old(connection: Connection, run: str, written: int) -> None:
+    """Delete snapshots that nobody will need: see `SNAPSHOTS_KEPT`, `OTHERS_KEPT` and `DAMAGED_KEPT`."""
+    columns = tables.snapshots.c
+    query = select(columns.id, columns.damaged, _FORMAT.label("format"))
+    kept: Counter[tuple[bool, int]] = Counter()
+    gone = []
+    for row in connection.execute(query.where(columns.run == run).order_by(columns.id.desc())):
+        key = (True, 0) if row.damaged else (False, row.format)
+        most = DAMAGED_KEPT if row.damaged else SNAPSHOTS_KEPT if row.format == written else OTHERS_KEPT
+        if not row.damaged and row.format < written - 1:
+            most = 0
+        kept[key] += 1
+        if kept[key] > most:
+            gone.append(row.id)
+    if gone:
+        connection.execute(delete(tables.snapshots).where(columns.id.in_(gone)))
 
 
 def _engine(url: str) -> Engine:

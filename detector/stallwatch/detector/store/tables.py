@@ -16,6 +16,9 @@ from sqlalchemy import (
 )
 
 SCHEMA_VERSION = 1
+"""Another one is refused: what is there has changed its meaning."""
+SCHEMA_MINOR = 1
+"""Has more columns than the one before, which versions before do not see: they go on with a store that has them."""
 
 metadata = MetaData()
 
@@ -23,6 +26,7 @@ schema = Table(
     "stallwatch_schema",
     metadata,
     Column("version", Integer, primary_key=True),
+    Column("minor", Integer, nullable=False, server_default="0"),
 )
 
 runs = Table(
@@ -33,6 +37,9 @@ runs = Table(
     Column("updated_at", Double, nullable=False),
     Column("view", LargeBinary, nullable=False),
 )
+
+FIRST_FORMAT = 2
+"""Of the snapshots that say of none."""
 
 snapshots = Table(
     "stallwatch_snapshots",
@@ -46,6 +53,8 @@ snapshots = Table(
     Column("recording_bytes", BigInteger, nullable=True),
     # Set when it could not be read back: kept for whoever wants to know why, never used again.
     Column("damaged", Boolean, nullable=False, default=False),
+    # Of the data; NULL when a version wrote it that knew of one format only.
+    Column("format", Integer, nullable=True),
     Index("stallwatch_snapshots_by_run", "run", "id"),
 )
 
