@@ -34,8 +34,9 @@ def create_app(
     problems: Callable[[], Awaitable[list[str]]],
     alerts: AlertModel | None = None,
     links: Links | None = None,
+    fair: Middleware | None = None,
 ) -> Starlette:
-    """The application; `problems` says what keeps the service from being ready."""
+    """The application; `problems` says what keeps the service from being ready, `fair` who has to wait."""
     collector = StallwatchCollector(expose)
     api = Api(model)
 
@@ -63,6 +64,7 @@ def create_app(
             *(alert_routes(alerts) if alerts is not None else ()),
         ],
         middleware=[
+            *((fair,) if fair is not None else ()),
             Middleware(SecurityHeaders),
             Middleware(GZipMiddleware, minimum_size=COMPRESSED_FROM_BYTES, compresslevel=COMPRESSION_LEVEL),
         ],

@@ -15,9 +15,11 @@ from stallwatch.detector.errors import (
     InvalidInputError,
     StoreError,
     TooManyRunsError,
+    TooManyStreamsError,
     UsageError,
 )
 from stallwatch.detector.ingest import limits
+from stallwatch.detector.ingest.admission import Admission
 from stallwatch.detector.ingest.channel import RunChannel
 from stallwatch.detector.ingest.statistics import IngestStatistics
 from stallwatch.detector.ingest.stream import NO_MESSAGE, RankStream
@@ -32,6 +34,12 @@ KEEPALIVE_SECONDS = 30
 """A rank whose machine lost power is noticed after this and the next."""
 KEEPALIVE_TIMEOUT_SECONDS = 10
 LEAST_PING_INTERVAL_SECONDS = 5
+SPARE_STREAMS = 1000
+"""Beyond the limit: for health checks, and for those that are told of the limit."""
+STREAM_SECONDS = 0.001
+"""Of the event loop, about what opening and ending a stream takes."""
+ANYBODY = ""
+"""The account of whoever did not say who they are."""
 
 log = logging.getLogger(__name__)
 
@@ -47,9 +55,10 @@ class Channels(Protocol):
 class Gateway(telemetry_pb2_grpc.TelemetryServiceServicer):
     """Takes streams, checks who speaks, and lets a `RankStream` carry each."""
 
-    def __init__(self, channels: Channels, statistics: IngestStatistics) -> None:
+    def __init__(self, channels: Channels, statistics: IngestStatistics, admission: Admission) -> None:
         self._channels = channels
         self._statistics = statistics
+        self._admission = admission
         self._closing = False
 
     def close(self) -> None:
@@ -64,28 +73,49 @@ class Gateway(telemetry_pb2_grpc.TelemetryServiceServicer):
             if self._closing:
                 await context.abort(grpc.StatusCode.UNAVAILABLE, "the detector is shutting down")
             hello = await self._read_hello(context)
-            channel = await self._open(hello, context)
             try:
-                await RankStream(context, hello, channel, self._statistics).serve()
+                with self._admission.admit(ANYBODY, hello.run):
+                    channel = await self._open(hello, context)
+                    channel.meter.charge(STREAM_SECONDS)
+                    await channel.meter.turn()
+                    await RankStream(context, hello, channel, self._statistics).serve()
+            except TooManyStreamsError as error:
+                await self._refuse(context, grpc.StatusCode.RESOURCE_EXHAUSTED, error.reason, str(error))
             except AnalyzerLostError as error:
                 await self._refuse(context, grpc.StatusCode.UNAVAILABLE, "analyzer_unavailable", str(error))
         finally:
             self._statistics.streams -= 1
 
+    async def _read_first(self, context: Any) -> Any:
+        """The first message of a stream; None when there was none in time."""
+        reading = asyncio.create_task(context.read())
+        with self._admission.unknown() as leave:
+            leaving = asyncio.create_task(leave.wait())
+            try:
+                await asyncio.wait(
+                    {reading, leaving}, timeout=HELLO_SECONDS, return_when=asyncio.FIRST_COMPLETED
+                )
+            finally:
+                leaving.cancel()
+                if not reading.done():
+                    reading.cancel()
+        return reading.result() if reading.done() else None
+
     async def _read_hello(self, context: Any) -> pb.Hello:
         refuse = grpc.StatusCode.INVALID_ARGUMENT
-        try:
-            request = await asyncio.wait_for(context.read(), HELLO_SECONDS)
-        except DecodeError:
-            await self._refuse(context, refuse, "no_hello", NO_MESSAGE)
-        except asyncio.TimeoutError:
+        message = await self._read_first(context)
+        if message is None:
             await self._refuse(
                 context,
                 grpc.StatusCode.DEADLINE_EXCEEDED,
                 "no_hello",
-                f"no hello within {HELLO_SECONDS:.0f} s",
+                f"no hello within {HELLO_SECONDS:.0f} s, or too many streams that have said none",
             )
-        if request is grpc.aio.EOF or request.WhichOneof("payload") != "hello":
+        try:
+            request = pb.StreamRequest.FromString(message if message is not grpc.aio.EOF else b"")
+        except DecodeError:
+            await self._refuse(context, refuse, "no_hello", NO_MESSAGE)
+        if request.WhichOneof("payload") != "hello":
             await self._refuse(context, refuse, "no_hello", "the first message of a stream must be hello")
         self._statistics.messages["hello"] += 1
         hello: pb.Hello = request.hello
@@ -124,10 +154,11 @@ class GatewayServer:
     def __init__(self, gateway: Gateway, *, max_streams: int) -> None:
         self._gateway = gateway
         self._server = grpc.aio.server(
-            maximum_concurrent_rpcs=max_streams,
+            # Above the limit of streams, which are refused with a sentence; beyond this, without.
+            maximum_concurrent_rpcs=max_streams + SPARE_STREAMS,
             options=(
                 ("grpc.max_receive_message_length", limits.MAX_MESSAGE_BYTES),
-                ("grpc.max_concurrent_streams", max_streams),
+                ("grpc.max_concurrent_streams", max_streams + SPARE_STREAMS),
                 ("grpc.keepalive_time_ms", KEEPALIVE_SECONDS * 1000),
                 ("grpc.keepalive_timeout_ms", KEEPALIVE_TIMEOUT_SECONDS * 1000),
                 ("grpc.keepalive_permit_without_calls", 1),
@@ -136,7 +167,13 @@ class GatewayServer:
                 ("grpc.so_reuseport", 0),
             ),
         )
-        telemetry_pb2_grpc.add_TelemetryServiceServicer_to_server(gateway, self._server)
+        # Messages come as bytes: how much one unfolds to, and whose turn it is, is looked at before it is parsed.
+        stream: Any = grpc.stream_stream_rpc_method_handler(
+            gateway.Stream, response_serializer=pb.StreamResponse.SerializeToString
+        )
+        self._server.add_generic_rpc_handlers(
+            (grpc.method_handlers_generic_handler(SERVICE, {"Stream": stream}),)
+        )
         self._health = health.aio.HealthServicer()
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
 

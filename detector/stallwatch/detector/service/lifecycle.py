@@ -12,6 +12,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from starlette.middleware import Middleware
+
 from stallwatch.detector.alerts.center import AlertCenter
 from stallwatch.detector.alerts.naming import Links
 from stallwatch.detector.core.findings import Finding
@@ -23,9 +25,12 @@ from stallwatch.detector.engine.messages import AnalyzerSettings
 from stallwatch.detector.errors import RayLostError, StoreError, UsageError
 from stallwatch.detector.http.app import create_app
 from stallwatch.detector.http.collector import Exposed
+from stallwatch.detector.http.fair import FairShares
 from stallwatch.detector.http.render import finding_json, plain
 from stallwatch.detector.http.server import HttpServer, bind
+from stallwatch.detector.ingest.admission import Admission
 from stallwatch.detector.ingest.gateway import Gateway, GatewayServer
+from stallwatch.detector.ingest.quota import Quotas, metered
 from stallwatch.detector.ingest.statistics import IngestStatistics
 from stallwatch.detector.service.analysis_settings import analysis_config
 from stallwatch.detector.service.counters import alert_samples, own_samples, snapshot_samples
@@ -89,8 +94,14 @@ async def _serve(settings: Settings) -> None:
         # After Ray, which would put its own handlers in their place.
         for name in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(name, stopped.set)
-        runs = Runs(store, _analyzers(ray, store, settings), statistics, settings)
-        gateway = GatewayServer(Gateway(runs, statistics), max_streams=settings.max_streams)
+        quotas = Quotas(
+            statistics.throttled,
+            statistics.readers_throttled,
+            run_bytes_per_second=settings.max_run_mib_per_second * 1024 * 1024,
+        )
+        runs = Runs(store, _analyzers(ray, store, settings), statistics, settings, quotas)
+        admission = Admission(settings.max_streams, settings.max_ranks_per_run)
+        gateway = GatewayServer(Gateway(runs, statistics, admission), max_streams=settings.max_streams)
 
         async def problems() -> list[str]:
             return await asyncio.to_thread(_problems, store, stopped.is_set())
@@ -112,7 +123,8 @@ async def _serve(settings: Settings) -> None:
             )
             return Exposed(watched, own, alerts.sentences(), alerts.silenced())
 
-        http = HttpServer(create_app(runs, expose, problems, alerts=alerts, links=links))
+        fair = Middleware(FairShares, turns_of=quotas.readers, carry=metered)
+        http = HttpServer(create_app(runs, expose, problems, alerts=alerts, links=links, fair=fair))
         grpc_port = await gateway.start(settings.host, settings.grpc_port)
         await runs.start()
         await alerts.start()

@@ -63,6 +63,12 @@ class Settings(BaseSettings):
     """Settings of the analysis: a table in the file, JSON in the environment; see below."""
     shutdown_seconds: float = Field(10.0, ge=0)
     """At the end: how long to wait for what was received to be analyzed and saved."""
+    max_ranks_per_run: int = Field(16_384, ge=1)
+    """Streams of one run at the same time; never more than three quarters of max_streams."""
+    max_run_mib_per_second: float = Field(32.0, gt=0)
+    """What one run may send lastingly; twice as much at once."""
+    max_queued_mib: float = Field(256.0, gt=0)
+    """What may wait for analyzers, over all runs; beyond it runs that hold much are not read from."""
 
     @field_validator("external_url", "grafana_url")
     @classmethod
