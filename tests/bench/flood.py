@@ -248,9 +248,10 @@ def measure(process: subprocess.Popen[str], seconds: float) -> Seen:
 def start(role: str, service: Service, *, nice: bool) -> subprocess.Popen[str]:
     """This file, as another role."""
     command = [sys.executable, __file__, "--role", role, service.grpc_address, service.url]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     if nice:
-        command = ["nice", "-n", "19", *command]
-    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        psutil.Process(process.pid).nice(19)
+    return process
 
 
 def cpu_seconds(pid: int) -> float:

@@ -131,8 +131,8 @@ class Runs:
 
     async def ranks(self, run: str) -> Sequence[RankView]:
         """The ranks of a run."""
-        if (result := self._shown.get(run)) is not None:
-            return result.ranks
+        if (live := self._live.get(run)) is not None:
+            return await live.client.ranks()
         analysis = await asyncio.to_thread(self._archive.analysis, run)
         return analysis.ranks() if analysis is not None else ()
 
