@@ -89,7 +89,7 @@ def full_run(
             "world_size": str(ranks),
         },
     )
-    return PollResult("generation", view, (), view.findings, (), (), 100, 0, 100_000, 0.01, 0.5)
+    return PollResult("generation", view, view.findings, (), (), 100, 0, 100_000, 0.01, 0.5)
 
 
 def moved(result: PollResult, seed: int) -> PollResult:

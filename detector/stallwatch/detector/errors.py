@@ -32,6 +32,15 @@ class TooManyRunsError(StallwatchError):
     """No further run can be analyzed at the same time."""
 
 
+class TooManyStreamsError(StallwatchError):
+    """No further stream of this run, account or detector may be open at the same time."""
+
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+        """Which limit it is, as a metric counts it."""
+
+
 class RayLostError(StallwatchError):
     """The Ray node that this process works through is gone: only a new process can join another."""
 

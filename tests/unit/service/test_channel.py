@@ -10,6 +10,7 @@ from stallwatch.detector.engine.messages import IngestResult, Progress
 from stallwatch.detector.errors import AnalyzerLostError
 from stallwatch.detector.ingest import channel as channels
 from stallwatch.detector.ingest.channel import RunChannel
+from stallwatch.detector.ingest.quota import Meter, Quotas
 from stallwatch.detector.ingest.statistics import IngestStatistics
 from stallwatch.v1 import analyzer_pb2
 from stallwatch.v1 import telemetry_pb2 as pb
@@ -42,11 +43,13 @@ class Ear:
 
     def __init__(self) -> None:
         self.accepted = 0
+        self.heard = asyncio.Event()
         self.ended = self.superseded = False
 
     def acknowledge(self, progress):
         """Remember it."""
         self.accepted = progress.accepted
+        self.heard.set()
 
     def notify(self, _findings):
         """Nothing."""
@@ -60,6 +63,11 @@ class Ear:
         self.superseded = True
 
 
+def a_meter() -> Meter:
+    """Of a run that may take what it wants."""
+    return Quotas({}, {}, run_bytes_per_second=1e9).of("", "run")
+
+
 def batch(sequence: int) -> analyzer_pb2.AnalyzerInput:
     """A small input."""
     return item(0.0, batch=pb.Batch(sequence=sequence))
@@ -71,7 +79,7 @@ def test_a_full_queue_makes_streams_wait(monkeypatch):
 
     async def scenario() -> None:
         analyzer, statistics, ear = GatedAnalyzer(), IngestStatistics(), Ear()
-        channel = RunChannel(analyzer, statistics)
+        channel = RunChannel(analyzer, statistics, a_meter())
         channel.attach((0, batch(1).incarnation), ear)
         for number in range(1, 9):
             assert await channel.put(batch(number)) < 0.05
@@ -85,6 +93,7 @@ def test_a_full_queue_makes_streams_wait(monkeypatch):
         assert analyzer.taken == list(range(1, 10))
         assert (statistics.queued_inputs, statistics.queued_bytes) == (0, 0)
         assert statistics.backpressure_seconds > 0.1
+        await asyncio.wait_for(ear.heard.wait(), 5)
         assert ear.accepted == 9
         channel.close("over")
 
@@ -96,7 +105,7 @@ def test_a_lost_analyzer_voids_the_queue_and_ends_the_streams():
 
     async def scenario() -> None:
         analyzer, statistics, ear, lost = GatedAnalyzer(), IngestStatistics(), Ear(), []
-        channel = RunChannel(analyzer, statistics, on_lost=lost.append)
+        channel = RunChannel(analyzer, statistics, a_meter(), on_lost=lost.append)
         channel.attach((0, 1), ear)
         await channel.put(batch(1))
         analyzer.lost = True
@@ -117,7 +126,7 @@ def test_a_second_stream_of_a_rank_takes_over():
     """The first one is ended, and does not report the rank as gone."""
 
     async def scenario() -> None:
-        channel = RunChannel(GatedAnalyzer(), IngestStatistics())
+        channel = RunChannel(GatedAnalyzer(), IngestStatistics(), a_meter())
         first, second = Ear(), Ear()
         channel.attach((0, 1), first)
         channel.attach((0, 1), second)
@@ -134,7 +143,7 @@ def test_time_does_not_run_ahead_of_what_is_queued():
 
     async def scenario() -> None:
         analyzer = GatedAnalyzer()
-        channel = RunChannel(analyzer, IngestStatistics())
+        channel = RunChannel(analyzer, IngestStatistics(), a_meter())
         assert channel.horizon(500.0) == 500.0
         for received in (100.0, 200.0):
             await channel.put(item(received, batch=pb.Batch(sequence=int(received))))

@@ -144,7 +144,7 @@ def model() -> Model:
 @pytest.fixture(scope="module")
 def client(model):
     """A client of the application."""
-    shown = PollResult("g", model.seen, model.analysis.ranks(), model.all, (), (), 3, 0, 1000, 0.01, 5.0)
+    shown = PollResult("g", model.seen, model.all, (), (), 3, 0, 1000, 0.01, 5.0)
     own = (
         *own_samples(IngestStatistics(), 1, 0),
         *snapshot_samples(SnapshotCounts(3, 0), [shown]),

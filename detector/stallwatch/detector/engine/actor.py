@@ -12,9 +12,10 @@ from pathlib import Path
 from stallwatch.detector.analysis.config import AnalysisConfig
 from stallwatch.detector.analysis.series import SeriesPoint
 from stallwatch.detector.core.findings import Finding
-from stallwatch.detector.core.views import EventView, StateSpan
+from stallwatch.detector.core.views import EventView, RankView, StateSpan
 from stallwatch.detector.engine import snapshot
 from stallwatch.detector.engine.apply import apply
+from stallwatch.detector.engine.memory import resident_bytes
 from stallwatch.detector.engine.messages import AnalyzerSettings, IngestResult, PollResult, Progress, RankKey
 from stallwatch.detector.engine.migrations import FORMAT
 from stallwatch.detector.engine.recording import Recorder
@@ -23,10 +24,14 @@ from stallwatch.detector.errors import StoreError
 from stallwatch.detector.store import Store
 from stallwatch.v1 import analyzer_pb2
 
+BUSY_SECONDS = 2.0
+"""How long a snapshot waits for another process's transaction: in the meantime nothing else is done here."""
 SNAPSHOT_SHARE = 0.05
 """Snapshots may take at most this share of the time: long ones are taken less often."""
 TOLD_SECONDS = 5.0
 """For so long every poll says what has become durable."""
+FAILING_SHARE = 0.2
+"""The same for tries that fail."""
 
 log = logging.getLogger(__name__)
 
@@ -46,7 +51,7 @@ class RunAnalyzer:
         self.settings = settings
         self.config = config or AnalysisConfig()
         self.generation = uuid.uuid4().hex
-        self._store = Store(settings.store_url)
+        self._store = Store(settings.store_url, busy_seconds=BUSY_SECONDS)
         self._durable: dict[RankKey, int] = {}
         self._saved: dict[RankKey, int] = {}
         """Accepted when the last snapshot was taken, of the processes heard in this life."""
@@ -139,6 +144,10 @@ class RunAnalyzer:
             self._save()
         return self._show()
 
+    def ranks(self) -> tuple[RankView, ...]:
+        """The ranks: asked for when somebody looks, for a poll of thousands would be a long message a second."""
+        return self._analysis.ranks()
+
     def series_names(self) -> tuple[str, ...]:
         """The series that `series` knows."""
         return self._analysis.series_names()
@@ -218,7 +227,10 @@ class RunAnalyzer:
         except (StoreError, OSError) as error:
             # Agents keep what is not durable, so a store that is away for a while costs nothing but their buffers.
             self._snapshot_failures += 1
-            self._next_snapshot_at = time.monotonic() + self.settings.snapshot_seconds
+            # The time in which a store that is locked was waited for is not there for what agents send.
+            waited = time.perf_counter() - started
+            pause = max(self.settings.snapshot_seconds, waited / FAILING_SHARE)
+            self._next_snapshot_at = time.monotonic() + pause
             log.error("run %s: no snapshot: %s", self.run, error)  # noqa: TRY400  no bug of ours
             return False
         self._unsaved.clear()
@@ -255,7 +267,6 @@ class RunAnalyzer:
         return PollResult(
             generation=self.generation,
             view=self._analysis.view(),
-            ranks=self._analysis.ranks(),
             findings=self._analysis.findings(),
             changes=self._take_unpolled(),
             durable=self._moved(),
@@ -265,4 +276,5 @@ class RunAnalyzer:
             snapshot_bytes=self._snapshot_bytes,
             snapshot_seconds=self._snapshot_seconds,
             idle_seconds=self._now - self._heard_at if self._heard_at else math.inf,
+            memory_bytes=resident_bytes(),
         )

@@ -10,7 +10,7 @@ from typing import Any
 
 from stallwatch.detector.analysis.config import AnalysisConfig
 from stallwatch.detector.analysis.series import SeriesPoint
-from stallwatch.detector.core.views import EventView, StateSpan
+from stallwatch.detector.core.views import EventView, RankView, StateSpan
 from stallwatch.detector.engine.actor import RunAnalyzer
 from stallwatch.detector.engine.cluster import NAMESPACE, Cluster
 from stallwatch.detector.engine.messages import AnalyzerSettings, IngestResult, PollResult
@@ -65,6 +65,11 @@ class AnalyzerClient:
         """At most `points` points of a series."""
         result: list[SeriesPoint] = await self._call("series", name, from_step, to_step, points)
         return result
+
+    async def ranks(self) -> tuple[RankView, ...]:
+        """The ranks of the run."""
+        ranks: tuple[RankView, ...] = await self._call("ranks")
+        return ranks
 
     async def happenings(self) -> tuple[tuple[EventView, ...], tuple[StateSpan, ...]]:
         """The run's events, and the states it was called."""

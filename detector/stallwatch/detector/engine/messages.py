@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from stallwatch.detector.core.findings import Finding
-from stallwatch.detector.core.views import RankView, RunView
+from stallwatch.detector.core.views import RunView
 
 RankKey = tuple[int, int]
 """A rank process: rank and incarnation."""
@@ -57,7 +57,6 @@ class PollResult:
 
     generation: str
     view: RunView
-    ranks: tuple[RankView, ...]
     findings: tuple[Finding, ...]
     changes: tuple[Finding, ...]
     durable: tuple[Progress, ...]
@@ -71,3 +70,5 @@ class PollResult:
     """Since the last message of a rank, by the analysis's time."""
     snapshots_damaged: int = 0
     """Found when this life began, and set aside."""
+    memory_bytes: int = 0
+    """Of the analyzer's process."""

@@ -42,12 +42,13 @@ def create_app(
     gate: Gate | None = None,
     secure: bool = False,
     notes: Callable[[], list[str]] = list,
+    fair: Middleware | None = None,
 ) -> Starlette:
     """The application.
 
     `problems` says what keeps the service from being ready; `gate` who may ask, everybody when there is none; `secure` that
     people reach it by https, so that browsers need not send the cookie any other way; `notes` what is not well, and does not
-    keep it from being ready.
+    keep it from being ready; `fair` who has to wait.
     """
     gate, throttle = gate if gate is not None else Gate(), Throttle()
     collector = StallwatchCollector(expose)
@@ -80,6 +81,7 @@ def create_app(
     return Starlette(
         routes=routes,
         middleware=[
+            *((fair,) if fair is not None else ()),
             Middleware(SecurityHeaders),
             Middleware(AccessControl, routes=routes, gate=gate, throttle=throttle, secure=secure),
             Middleware(GZipMiddleware, minimum_size=COMPRESSED_FROM_BYTES, compresslevel=COMPRESSION_LEVEL),

@@ -162,6 +162,18 @@ METRICS = _catalogue(
         "counter",
         "Time that streams waited for room in their run's queue.",
     ),
+    Metric(
+        "stallwatch_ingest_throttled_seconds_total",
+        "counter",
+        "Time that messages waited because their run wanted more than it may have: time of the event loop (share), "
+        "bytes a second (bytes), or room while the queues of all runs are too long (memory).",
+        ("reason",),
+    ),
+    Metric(
+        "stallwatch_http_throttled_seconds_total",
+        "counter",
+        "Time that requests of readers waited because those of their sort (scrapes, API, page) took more than their share.",
+    ),
     Metric("stallwatch_ingest_queue_inputs", "gauge", "Messages received and not yet analyzed."),
     Metric("stallwatch_ingest_queue_bytes", "gauge", "Bytes received and not yet analyzed."),
     Metric("stallwatch_analyzer_runs", "gauge", "Runs that are watched now."),

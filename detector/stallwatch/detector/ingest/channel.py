@@ -3,20 +3,28 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
+import math
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Protocol
 
 from stallwatch.detector.core.findings import Finding
 from stallwatch.detector.engine.messages import IngestResult, Progress, RankKey
 from stallwatch.detector.errors import AnalyzerLostError
+from stallwatch.detector.ingest.quota import Meter, metered
 from stallwatch.detector.ingest.statistics import IngestStatistics
 from stallwatch.v1 import analyzer_pb2
 
 QUEUE_INPUTS = 2048
 QUEUE_BYTES = 16 * 1024 * 1024
+LEAST_QUEUE_BYTES = 256 * 1024
+"""Of each run, however much those of others hold: what is received of a run that sends little is always taken."""
+TOLD_AT_ONCE = 16
+"""Streams that are told how far they have come before others have their turn: each is then written to."""
 CALL_INPUTS = 256
 CALL_BYTES = 1024 * 1024
 """Per call of the analyzer: so small that polls in between are not held up for long."""
@@ -54,6 +62,30 @@ class Listener(Protocol):
         ...
 
 
+class QueueMemory:
+    """What the queues of all runs hold together, and what one may hold while that is too much."""
+
+    def __init__(self, most_bytes: int) -> None:
+        self._most = most_bytes
+        self._held: dict[object, int] = {}
+        self._sum = 0
+
+    def hold(self, queue: object, size: int) -> None:
+        """A queue holds so many bytes now."""
+        self.leave(queue)
+        if size:
+            self._held[queue] = size
+            self._sum += size
+
+    def leave(self, queue: object) -> None:
+        """A queue holds nothing."""
+        self._sum -= self._held.pop(queue, 0)
+
+    def share(self) -> float:
+        """Bytes that one queue may hold now: without end while there is room, else its part of it."""
+        return math.inf if self._sum < self._most else self._most / len(self._held)
+
+
 class RunChannel:
     """Queue, pump and open streams of one run, for one life of its analyzer."""
 
@@ -61,10 +93,14 @@ class RunChannel:
         self,
         analyzer: Analyzer,
         statistics: IngestStatistics,
+        meter: Meter,
         on_changes: Callable[[Sequence[Finding]], None] = lambda _changes: None,
         on_lost: Callable[[str], None] = lambda _reason: None,
+        memory: QueueMemory | None = None,
     ) -> None:
         self.run = analyzer.run
+        self.meter = meter
+        """What the run takes of the gateway."""
         self._analyzer = analyzer
         self._statistics = statistics
         self._on_changes = on_changes
@@ -79,7 +115,14 @@ class RunChannel:
         self._idle.set()
         self._listeners: dict[RankKey, Listener] = {}
         self._lost: str | None = None
-        self._pump = asyncio.create_task(self._run_pump(), name=f"pump {self.run}")
+        self._memory = memory or QueueMemory(QUEUE_BYTES)
+        self._held: dict[object, float] = {}
+        self._untold: dict[RankKey, Progress] = {}
+        self._news = asyncio.Event()
+        self._tasks = (
+            asyncio.create_task(metered(meter, self._run_pump()), name=f"pump {self.run}"),
+            asyncio.create_task(metered(meter, self._tell()), name=f"tell {self.run}"),
+        )
 
     @property
     def streams(self) -> int:
@@ -104,13 +147,17 @@ class RunChannel:
     async def put(self, item: analyzer_pb2.AnalyzerInput) -> float:
         """Queue an input, waiting while the queue is full; return for how many seconds that was."""
         started = time.monotonic()
-        while self._inputs >= QUEUE_INPUTS or self._bytes >= QUEUE_BYTES:
+        crowded = 0.0
+        while (full := self._inputs >= QUEUE_INPUTS or self._bytes >= QUEUE_BYTES) or self._is_too_much():
+            since = time.monotonic()
             self._space.clear()
             await self._space.wait()
+            crowded += 0.0 if full else time.monotonic() - since
             if self._lost is not None:
                 break
         waited = time.monotonic() - started
-        self._statistics.backpressure_seconds += waited
+        self._statistics.backpressure_seconds += waited - crowded
+        self._statistics.throttled["memory"] += crowded
         self.put_now(item)
         return waited
 
@@ -125,10 +172,21 @@ class RunChannel:
         self._work.set()
 
     def acknowledge(self, progress: Sequence[Progress]) -> None:
-        """Tell streams how far their ranks have come."""
+        """Tell streams how far their ranks have come; the last word counts."""
         for entry in progress:
-            if (listener := self._listeners.get((entry.rank, entry.incarnation))) is not None:
-                listener.acknowledge(entry)
+            self._untold[entry.rank, entry.incarnation] = entry
+        if self._untold:
+            self._news.set()
+
+    @contextmanager
+    def holding(self, now: float) -> Iterator[None]:
+        """While a stream that has something to say is not listened to."""
+        token = object()
+        self._held[token] = now
+        try:
+            yield
+        finally:
+            del self._held[token]
 
     def notify(self, findings: Sequence[Finding]) -> None:
         """Tell all streams about findings that changed."""
@@ -143,9 +201,11 @@ class RunChannel:
 
         Beyond it nobody may be called silent: what they said may be waiting here.
         """
+        # In the order in which they began to wait.
+        unheard = min(now, next(iter(self._held.values()), now))
         if self._calling_since is not None:
-            return min(now, self._calling_since)
-        return min(now, self._queue[0][1]) if self._queue else now
+            return min(unheard, self._calling_since)
+        return min(unheard, self._queue[0][1]) if self._queue else unheard
 
     async def drain(self) -> None:
         """Wait until everything queued was applied, or cannot be any more."""
@@ -163,7 +223,9 @@ class RunChannel:
         for listener in tuple(self._listeners.values()):
             listener.end(reason)
         self._on_lost(reason)
-        self._pump.cancel()
+        self._memory.leave(self)
+        for task in self._tasks:
+            task.cancel()
 
     def close(self, reason: str) -> None:
         """End all streams and the pump."""
@@ -173,6 +235,7 @@ class RunChannel:
     async def _run_pump(self) -> None:
         while True:
             await self._work.wait()
+            await self.meter.turn()
             self._calling_since = self._queue[0][1]
             call, size = self._next_call()
             try:
@@ -197,6 +260,23 @@ class RunChannel:
                 self._work.clear()
                 self._idle.set()
 
+    async def _tell(self) -> None:
+        """Tell streams what is new, some at a time: of thousands, each is a task that wakes and writes."""
+        while True:
+            await self._news.wait()
+            self._news.clear()
+            while self._untold:
+                for key in tuple(itertools.islice(self._untold, TOLD_AT_ONCE)):
+                    entry = self._untold.pop(key)
+                    if (listener := self._listeners.get(key)) is not None:
+                        listener.acknowledge(entry)
+                await asyncio.sleep(0)
+                await self.meter.turn()
+
+    def _is_too_much(self) -> bool:
+        """Whether all queues together are too long, and this one is among those that make them so."""
+        return self._bytes > LEAST_QUEUE_BYTES and self._bytes >= self._memory.share()
+
     def _next_call(self) -> tuple[list[bytes], int]:
         call: list[bytes] = []
         size = 0
@@ -212,5 +292,6 @@ class RunChannel:
     def _count(self, inputs: int, size: int) -> None:
         self._inputs += inputs
         self._bytes += size
+        self._memory.hold(self, self._bytes)
         self._statistics.queued_inputs += inputs
         self._statistics.queued_bytes += size

@@ -19,10 +19,12 @@ from stallwatch.detector.errors import (
     InvalidInputError,
     StoreError,
     TooManyRunsError,
+    TooManyStreamsError,
     UnauthenticatedError,
     UsageError,
 )
 from stallwatch.detector.ingest import limits
+from stallwatch.detector.ingest.admission import Admission
 from stallwatch.detector.ingest.channel import RunChannel
 from stallwatch.detector.ingest.statistics import IngestStatistics
 from stallwatch.detector.ingest.stream import NO_MESSAGE, RankStream
@@ -37,6 +39,10 @@ KEEPALIVE_SECONDS = 30
 """A rank whose machine lost power is noticed after this and the next."""
 KEEPALIVE_TIMEOUT_SECONDS = 10
 LEAST_PING_INTERVAL_SECONDS = 5
+SPARE_STREAMS = 1000
+"""Beyond the limit: for health checks, and for those that are told of the limit."""
+STREAM_SECONDS = 0.001
+"""Of the event loop, about what opening and ending a stream takes."""
 
 log = logging.getLogger(__name__)
 
@@ -52,9 +58,16 @@ class Channels(Protocol):
 class Gateway(telemetry_pb2_grpc.TelemetryServiceServicer):
     """Takes streams, checks who speaks, and lets a `RankStream` carry each."""
 
-    def __init__(self, channels: Channels, statistics: IngestStatistics, gate: Gate | None = None) -> None:
+    def __init__(
+        self,
+        channels: Channels,
+        statistics: IngestStatistics,
+        admission: Admission,
+        gate: Gate | None = None,
+    ) -> None:
         self._channels = channels
         self._statistics = statistics
+        self._admission = admission
         self._gate = gate if gate is not None else Gate()
         self._throttle = Throttle()
         self._sessions: dict[RankStream, Session] = {}
@@ -86,19 +99,30 @@ class Gateway(telemetry_pb2_grpc.TelemetryServiceServicer):
             session = await self._authenticate(context)
             hello = await self._read_hello(context)
             await self._permit(session, hello.run, context)
-            channel = await self._open(hello, context)
-            stream = RankStream(context, hello, channel, self._statistics)
-            self._sessions[stream] = session
+            account = session.principal
             try:
-                # Opening takes seconds, in which a token may be revoked.
-                await self._permit(session, hello.run, context)
-                await stream.serve()
+                with self._admission.admit(account.name, hello.run, max_of_account=account.max_streams):
+                    channel = await self._open(hello, context)
+                    channel.meter.belong(account.name, account.max_bytes_per_second)
+                    channel.meter.charge(STREAM_SECONDS)
+                    await channel.meter.turn()
+                    # All this takes seconds, in which a token may be revoked.
+                    await self._permit(session, hello.run, context)
+                    await self._carry(RankStream(context, hello, channel, self._statistics), session)
+            except TooManyStreamsError as error:
+                await self._refuse(context, grpc.StatusCode.RESOURCE_EXHAUSTED, error.reason, str(error))
             except AnalyzerLostError as error:
                 await self._refuse(context, grpc.StatusCode.UNAVAILABLE, "analyzer_unavailable", str(error))
-            finally:
-                del self._sessions[stream]
         finally:
             self._statistics.streams -= 1
+
+    async def _carry(self, stream: RankStream, session: Session) -> None:
+        """Let a stream run, in sight of `review`."""
+        self._sessions[stream] = session
+        try:
+            await stream.serve()
+        finally:
+            del self._sessions[stream]
 
     async def _authenticate(self, context: Any) -> Session:
         sent = [value for key, value in context.invocation_metadata() or () if key == "authorization"]
@@ -123,20 +147,36 @@ class Gateway(telemetry_pb2_grpc.TelemetryServiceServicer):
         except UnauthenticatedError as error:
             return error
 
+    async def _read_first(self, context: Any) -> Any:
+        """The first message of a stream; None when there was none in time."""
+        reading = asyncio.create_task(context.read())
+        with self._admission.unknown() as leave:
+            leaving = asyncio.create_task(leave.wait())
+            try:
+                await asyncio.wait(
+                    {reading, leaving}, timeout=HELLO_SECONDS, return_when=asyncio.FIRST_COMPLETED
+                )
+            finally:
+                leaving.cancel()
+                if not reading.done():
+                    reading.cancel()
+        return reading.result() if reading.done() else None
+
     async def _read_hello(self, context: Any) -> pb.Hello:
         refuse = grpc.StatusCode.INVALID_ARGUMENT
-        try:
-            request = await asyncio.wait_for(context.read(), HELLO_SECONDS)
-        except DecodeError:
-            await self._refuse(context, refuse, "no_hello", NO_MESSAGE)
-        except asyncio.TimeoutError:
+        message = await self._read_first(context)
+        if message is None:
             await self._refuse(
                 context,
                 grpc.StatusCode.DEADLINE_EXCEEDED,
                 "no_hello",
-                f"no hello within {HELLO_SECONDS:.0f} s",
+                f"no hello within {HELLO_SECONDS:.0f} s, or too many streams that have said none",
             )
-        if request is grpc.aio.EOF or request.WhichOneof("payload") != "hello":
+        try:
+            request = pb.StreamRequest.FromString(message if message is not grpc.aio.EOF else b"")
+        except DecodeError:
+            await self._refuse(context, refuse, "no_hello", NO_MESSAGE)
+        if request.WhichOneof("payload") != "hello":
             await self._refuse(context, refuse, "no_hello", "the first message of a stream must be hello")
         self._statistics.messages["hello"] += 1
         hello: pb.Hello = request.hello
@@ -184,10 +224,11 @@ class GatewayServer:
         self._gateway = gateway
         self._tls = tls
         self._server = grpc.aio.server(
-            maximum_concurrent_rpcs=max_streams,
+            # Above the limit of streams, which are refused with a sentence; beyond this, without.
+            maximum_concurrent_rpcs=max_streams + SPARE_STREAMS,
             options=(
                 ("grpc.max_receive_message_length", limits.MAX_MESSAGE_BYTES),
-                ("grpc.max_concurrent_streams", max_streams),
+                ("grpc.max_concurrent_streams", max_streams + SPARE_STREAMS),
                 ("grpc.keepalive_time_ms", KEEPALIVE_SECONDS * 1000),
                 ("grpc.keepalive_timeout_ms", KEEPALIVE_TIMEOUT_SECONDS * 1000),
                 ("grpc.keepalive_permit_without_calls", 1),
@@ -196,7 +237,13 @@ class GatewayServer:
                 ("grpc.so_reuseport", 0),
             ),
         )
-        telemetry_pb2_grpc.add_TelemetryServiceServicer_to_server(gateway, self._server)
+        # Messages come as bytes: how much one unfolds to, and whose turn it is, is looked at before it is parsed.
+        stream: Any = grpc.stream_stream_rpc_method_handler(
+            gateway.Stream, response_serializer=pb.StreamResponse.SerializeToString
+        )
+        self._server.add_generic_rpc_handlers(
+            (grpc.method_handlers_generic_handler(SERVICE, {"Stream": stream}),)
+        )
         self._health = health.aio.HealthServicer()
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
 

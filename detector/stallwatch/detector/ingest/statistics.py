@@ -11,10 +11,17 @@ REFUSALS = (
     "protocol",
     "no_hello",
     "too_many_runs",
+    "too_many_streams",
+    "too_many_streams_of_account",
+    "too_many_ranks",
     "analyzer_unavailable",
     "unauthenticated",
     "permission",
 )
+
+THROTTLES = ("share", "bytes", "memory")
+"""Why a message waits that its run's own queue had room for: its run takes more of the event loop than its share, sends more bytes
+a second than it may, or holds much while all queues together are too long."""
 
 
 @dataclass(slots=True)
@@ -39,5 +46,9 @@ class IngestStatistics:
     apply_seconds: float = 0.0
     backpressure_seconds: float = 0.0
     """Time that streams were not read because their run's queue was full."""
+    throttled: dict[str, float] = field(default_factory=lambda: dict.fromkeys(THROTTLES, 0.0))
+    """Seconds that messages waited because their run wants more than its share, by reason, of `THROTTLES`."""
+    readers_throttled: dict[str, float] = field(default_factory=lambda: dict.fromkeys(THROTTLES, 0.0))
+    """The same of requests over HTTP, of which only the share is limited."""
     queued_inputs: int = 0
     queued_bytes: int = 0

@@ -18,8 +18,10 @@ from stallwatch.detector.errors import AnalyzerLostError, InvalidInputError
 from stallwatch.detector.ingest import limits
 from stallwatch.detector.ingest.channel import RunChannel
 from stallwatch.detector.ingest.outbox import Outbox
+from stallwatch.detector.ingest.quota import Meter, metered
 from stallwatch.detector.ingest.statistics import IngestStatistics
-from stallwatch.detector.ingest.validate import LARGEST_STEP, check_batch, check_heartbeat
+from stallwatch.detector.ingest.validate import LARGEST_STEP, batch_parts, check_heartbeat
+from stallwatch.detector.ingest.weight import TooHeavyError, check_weight
 from stallwatch.detector.version import VERSION
 from stallwatch.v1 import analyzer_pb2
 from stallwatch.v1 import telemetry_pb2 as pb
@@ -51,8 +53,10 @@ class RankStream:
         channel: RunChannel,
         statistics: IngestStatistics,
         clock: Callable[[], float] = time.time,
+        meter: Meter | None = None,
     ) -> None:
         self._context = context
+        self._meter = meter or channel.meter
         self._hello = hello
         self._channel = channel
         self._statistics = statistics
@@ -104,8 +108,8 @@ class RankStream:
         tasks: list[asyncio.Task[None]] = []
         try:
             await self._channel.put(self._input(hello=self._hello))
-            writing = asyncio.create_task(self._write_all())
-            reading = asyncio.create_task(self._read_all())
+            writing = asyncio.create_task(metered(self._meter, self._write_all()))
+            reading = asyncio.create_task(metered(self._meter, self._read_all()))
             tasks += [writing, reading]
             over: set[asyncio.Future[Any]] = {writing, reading, self._ending}
             await asyncio.wait(over, return_when=asyncio.FIRST_COMPLETED)
@@ -142,31 +146,41 @@ class RankStream:
 
     async def _read_all(self) -> None:
         while True:
+            message = await self._context.read()
+            if message is grpc.aio.EOF:
+                return
+            self._statistics.bytes += len(message)
+            with self._channel.holding(self._clock()):
+                waited = await self._meter.turn(len(message))
             try:
-                request = await self._context.read()
+                await self._take(message, waited)
             except DecodeError:
                 self._statistics.rejected["unknown"] += 1
                 self._end(grpc.StatusCode.INVALID_ARGUMENT, NO_MESSAGE)
                 return
-            if request is grpc.aio.EOF:
-                return
-            self._statistics.bytes += request.ByteSize()
-            payload = request.WhichOneof("payload") or "unknown"
-            self._statistics.messages[payload] += 1
-            try:
-                await self._take(payload, request)
             except AnalyzerLostError as error:
                 self.end(str(error))
                 return
 
-    async def _take(self, payload: str, request: pb.StreamRequest) -> None:
+    async def _take(self, message: bytes, waited: float) -> None:
+        try:
+            check_weight(message)
+        except TooHeavyError as error:
+            self._statistics.messages["batch"] += 1
+            self._reject(error.sequence, error)
+            if error.sequence:
+                await self._put(self._input(batch=pb.Batch(sequence=error.sequence)), waited)
+            return
+        request = pb.StreamRequest.FromString(message)
+        payload = request.WhichOneof("payload") or "unknown"
+        self._statistics.messages[payload] += 1
         match payload:
             case "batch":
-                if (batch := self._checked_batch(request.batch)) is not None:
-                    await self._put(batch)
+                if (batch := await self._checked_batch(request.batch)) is not None:
+                    await self._put(batch, waited)
             case "heartbeat":
                 if (beat := self._checked_heartbeat(request.heartbeat)) is not None:
-                    await self._put(beat)
+                    await self._put(beat, waited)
             case "goodbye":
                 self._said_goodbye = True
                 self._channel.put_now(self._input(goodbye=request.goodbye))
@@ -178,15 +192,19 @@ class RankStream:
                 # A payload of a newer minor version of the protocol.
                 pass
 
-    def _checked_batch(self, batch: pb.Batch) -> analyzer_pb2.AnalyzerInput | None:
+    async def _checked_batch(self, batch: pb.Batch) -> analyzer_pb2.AnalyzerInput | None:
         try:
-            check_batch(batch, len(self._hello.blocks))
+            for _part in batch_parts(batch, len(self._hello.blocks)):
+                await self._meter.breathe()
         except InvalidInputError as error:
-            self._statistics.rejected["batch"] += 1
-            self._outbox.reject(batch.sequence, error.field, str(error))
+            self._reject(batch.sequence, error)
             return self._input(batch=_remains(batch)) if error.field != "sequence" else None
         self._statistics.steps += len(batch.steps.step)
         return self._input(batch=batch)
+
+    def _reject(self, sequence: int, error: InvalidInputError) -> None:
+        self._statistics.rejected["batch"] += 1
+        self._outbox.reject(sequence, error.field, str(error))
 
     def _checked_heartbeat(self, beat: pb.Heartbeat) -> analyzer_pb2.AnalyzerInput | None:
         try:
@@ -197,12 +215,19 @@ class RankStream:
             return None
         return self._input(heartbeat=beat)
 
-    async def _put(self, item: analyzer_pb2.AnalyzerInput) -> None:
-        waited = await self._channel.put(item)
+    async def _put(self, item: analyzer_pb2.AnalyzerInput, held: float) -> None:
+        """Queue; `held` is how long the message had to wait for its turn before."""
+        await self._meter.breathe()
+        behind = await self._channel.put(item)
         now = time.monotonic()
-        if waited > CROWDED_SECONDS:
-            interval = min(LONGEST_INTERVAL_SECONDS, max(1.0, 2.0 * waited))
-            self._outbox.advise(interval, f"the analyzer is {waited:.1f} s behind")
+        if held + behind > CROWDED_SECONDS:
+            interval = min(LONGEST_INTERVAL_SECONDS, max(1.0, 2.0 * (held + behind)))
+            self._outbox.advise(
+                interval,
+                f"the analyzer is {behind:.1f} s behind"
+                if behind > held
+                else f"the run sends more than its share: this had to wait for {held:.1f} s",
+            )
             self._advised_at = now
         elif self._advised_at is not None and now - self._advised_at > RELIEF_SECONDS:
             self._outbox.advise(NO_INTERVAL_SECONDS, "the analyzer has caught up")
@@ -247,8 +272,11 @@ class RankStream:
 
 def _remains(batch: pb.Batch) -> pb.Batch:
     """What is left of a rejected batch: its number, so that it is not sent again, and how much was lost with it."""
-    lost = pb.Dropped(reason=pb.DROP_REASON_REJECTED, count=len(batch.steps.step))
-    if batch.steps.step:
-        lost.first_step = min(LARGEST_STEP, *batch.steps.step)
-        lost.last_step = min(LARGEST_STEP, max(batch.steps.step))
+    step = batch.steps.step
+    lost = pb.Dropped(reason=pb.DROP_REASON_REJECTED, count=len(step))
+    if step:
+        # Of far too many the ends must do: they are in order unless the agent is broken in two ways.
+        ends = (step[0], step[-1]) if len(step) > limits.MAX_BATCH_STEPS else step
+        lost.first_step = min(LARGEST_STEP, *ends)
+        lost.last_step = min(LARGEST_STEP, max(ends))
     return pb.Batch(sequence=batch.sequence, dropped=[lost])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +13,8 @@ from stallwatch.detector.ingest import limits
 from stallwatch.v1 import telemetry_pb2 as pb
 
 LARGEST_STEP = 2**63 - 1
+RECORDS_AT_ONCE = 64
+"""Checked in one part of `batch_parts`."""
 
 _RUN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/:-]*\Z")
 _EVENT_KIND = re.compile(r"[a-z0-9][a-z0-9_.-]*\Z")
@@ -126,27 +128,46 @@ def check_batch(batch: pb.Batch, blocks: int) -> None:
 
     `blocks` is how many block names the `Hello` of the stream declared.
     """
+    for _part in batch_parts(batch, blocks):
+        pass
+
+
+def batch_parts(batch: pb.Batch, blocks: int) -> Iterator[None]:
+    """`check_batch` in parts, none of which takes long: 4,096 records in one go would hold everybody up."""
     if batch.sequence == 0:
         raise InvalidInputError("sequence", "sequence is 0: batches are counted from 1")
     if batch.sequence > LARGEST_STEP:
         raise InvalidInputError("sequence", f"sequence is {batch.sequence}: it must be below 2^63")
     if batch.HasField("steps"):
-        _check_steps(batch.steps)
+        yield from _check_steps(batch.steps)
     _check_count("samples", len(batch.samples), limits.MAX_SAMPLED_RECORDS, "sampled records")
     for index, record in enumerate(batch.samples):
         _check_sampled(f"samples[{index}]", record, blocks)
+        if index % RECORDS_AT_ONCE == 0:
+            yield
+    yield from _check_side_records(batch)
+
+
+def _check_side_records(batch: pb.Batch) -> Iterator[None]:
     _check_count("evaluations", len(batch.evaluations), limits.MAX_EVALUATIONS, "evaluations")
     for index, evaluation in enumerate(batch.evaluations):
         _check_evaluation(f"evaluations[{index}]", evaluation)
+        if index % RECORDS_AT_ONCE == 0:
+            yield
     _check_count("named_losses", len(batch.named_losses), limits.MAX_NAMED_LOSSES, "named losses")
     for index, named in enumerate(batch.named_losses):
         _check_named_loss(f"named_losses[{index}]", named)
+        yield
     _check_count("directions", len(batch.directions), limits.MAX_SAMPLED_RECORDS, "records")
     for index, direction in enumerate(batch.directions):
         _check_integer(f"directions[{index}].step", direction.step)
+        if index % RECORDS_AT_ONCE == 0:
+            yield
     _check_count("events", len(batch.events), limits.MAX_EVENTS, "events")
     for index, happening in enumerate(batch.events):
         _check_event(f"events[{index}]", happening)
+        if index % RECORDS_AT_ONCE == 0:
+            yield
     _check_count("dropped", len(batch.dropped), limits.MAX_DROPPED, "entries")
     for index, dropped in enumerate(batch.dropped):
         for name in ("count", "first_step", "last_step"):
@@ -172,7 +193,7 @@ def check_heartbeat(beat: pb.Heartbeat) -> None:
         _check_amount("heartbeat.cpu_wait_seconds", beat.cpu_wait_seconds)
 
 
-def _check_steps(steps: pb.StepBatch) -> None:
+def _check_steps(steps: pb.StepBatch) -> Iterator[None]:
     count = len(steps.step)
     _check_count("steps.step", count, limits.MAX_BATCH_STEPS, "steps")
     for name in _STEP_COLUMNS:
@@ -184,6 +205,7 @@ def _check_steps(steps: pb.StepBatch) -> None:
             )
     _check_learning_rates(steps, count)
     _check_rising("steps.step", steps.step)
+    yield
     _check_column("steps.samples", steps.samples, "finite and not negative", least=0.0)
     for name in _DURATIONS:
         _check_column(
@@ -193,6 +215,7 @@ def _check_steps(steps: pb.StepBatch) -> None:
             least=-limits.CLOCK_SLACK_SECONDS,
             nan=True,
         )
+        yield
     for name in ("ddp_iteration", "collectives"):
         _check_column(
             f"steps.{name}", getattr(steps, name), "-1 when unknown, otherwise not negative", least=-1

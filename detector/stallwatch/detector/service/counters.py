@@ -10,7 +10,7 @@ from stallwatch.detector.alerts.statistics import AlertStatistics
 from stallwatch.detector.engine.archive import Archive
 from stallwatch.detector.engine.messages import PollResult
 from stallwatch.detector.http.collector import Sample
-from stallwatch.detector.ingest.statistics import PAYLOADS, REFUSALS, IngestStatistics
+from stallwatch.detector.ingest.statistics import PAYLOADS, REFUSALS, THROTTLES, IngestStatistics
 from stallwatch.detector.version import VERSION
 
 
@@ -22,9 +22,11 @@ def own_samples(counts: IngestStatistics, runs: int, restarts: int) -> Iterator[
         ("stallwatch_ingest_streams_refused_total", counts.streams_refused, REFUSALS),
         ("stallwatch_ingest_messages_total", counts.messages, PAYLOADS),
         ("stallwatch_ingest_rejected_total", counts.rejected, ("batch", "heartbeat", "unknown")),
+        ("stallwatch_ingest_throttled_seconds_total", counts.throttled, THROTTLES),
     ):
         for label in known:
             yield name, counter[label], (label,)
+    yield "stallwatch_http_throttled_seconds_total", counts.readers_throttled["share"], ()
     yield "stallwatch_ingest_bytes_total", counts.bytes, ()
     yield "stallwatch_ingest_steps_total", counts.steps, ()
     yield "stallwatch_ingest_duplicates_total", counts.duplicates, ()

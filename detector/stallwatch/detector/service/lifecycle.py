@@ -13,6 +13,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from starlette.middleware import Middleware
+
 from stallwatch.detector.alerts.center import AlertCenter
 from stallwatch.detector.alerts.naming import Links
 from stallwatch.detector.auth.gate import Gate
@@ -27,9 +29,12 @@ from stallwatch.detector.engine.messages import AnalyzerSettings
 from stallwatch.detector.errors import RayLostError, StoreError, UsageError
 from stallwatch.detector.http.app import create_app
 from stallwatch.detector.http.collector import Exposed
+from stallwatch.detector.http.fair import FairShares
 from stallwatch.detector.http.render import finding_json, plain
 from stallwatch.detector.http.server import HttpServer, bind
+from stallwatch.detector.ingest.admission import Admission
 from stallwatch.detector.ingest.gateway import Gateway, GatewayServer
+from stallwatch.detector.ingest.quota import Quotas, metered
 from stallwatch.detector.ingest.statistics import IngestStatistics
 from stallwatch.detector.service.analysis_settings import analysis_config
 from stallwatch.detector.service.counters import alert_samples, own_samples, snapshot_samples
@@ -98,8 +103,14 @@ async def _serve(settings: Settings) -> None:
         # After Ray, which would put its own handlers in their place.
         for name in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(name, stopped.set)
-        runs = Runs(store, _analyzers(ray, store, settings), statistics, settings)
-        streams = Gateway(runs, statistics, gate)
+        quotas = Quotas(
+            statistics.throttled,
+            statistics.readers_throttled,
+            run_bytes_per_second=settings.max_run_mib_per_second * 1024 * 1024,
+        )
+        runs = Runs(store, _analyzers(ray, store, settings), statistics, settings, quotas)
+        admission = Admission(settings.max_streams, settings.max_ranks_per_run)
+        streams = Gateway(runs, statistics, admission, gate)
         gateway = GatewayServer(streams, max_streams=settings.max_streams, tls=tls)
 
         async def problems() -> list[str]:
@@ -122,6 +133,7 @@ async def _serve(settings: Settings) -> None:
             )
             return Exposed(watched, own, alerts.sentences(), alerts.silenced())
 
+        fair = Middleware(FairShares, turns_of=quotas.readers, carry=metered)
         http = HttpServer(
             create_app(
                 runs,
@@ -132,6 +144,7 @@ async def _serve(settings: Settings) -> None:
                 gate=gate,
                 secure=settings.is_read_by_https,
                 notes=lambda: _notes(gate, tls),
+                fair=fair,
             ),
             tls.server_context() if tls is not None and settings.http_tls else None,
         )

@@ -11,6 +11,7 @@ from stallwatch.detector.engine.client import AnalyzerClient
 from stallwatch.detector.engine.messages import PollResult
 from stallwatch.detector.errors import AnalyzerLostError
 from stallwatch.detector.ingest.channel import RunChannel
+from stallwatch.detector.ingest.quota import metered
 
 POLL_SECONDS = 1.0
 """How often time passes for the analysis, and how old what the service shows may be."""
@@ -32,7 +33,9 @@ class LiveRun:
         self.channel = channel
         self.shown = shown
         self._on_poll = on_poll
-        self._polling = asyncio.create_task(self._poll_on(), name=f"poll {client.run}")
+        self._polling = asyncio.create_task(
+            metered(channel.meter, self._poll_on()), name=f"poll {client.run}"
+        )
 
     def take(self, result: PollResult) -> None:
         """Show a poll's result, and tell the streams what is durable now."""

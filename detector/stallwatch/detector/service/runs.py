@@ -15,7 +15,8 @@ from stallwatch.detector.engine.archive import Archive
 from stallwatch.detector.engine.client import Analyzers
 from stallwatch.detector.engine.messages import PollResult
 from stallwatch.detector.errors import AnalyzerLostError, StallwatchError, TooManyRunsError
-from stallwatch.detector.ingest.channel import RunChannel
+from stallwatch.detector.ingest.channel import QueueMemory, RunChannel
+from stallwatch.detector.ingest.quota import Quotas
 from stallwatch.detector.ingest.statistics import IngestStatistics
 from stallwatch.detector.service.counters import SnapshotCounts
 from stallwatch.detector.service.family import Families
@@ -38,13 +39,20 @@ class Runs:
     """Opens, shows, reopens and evicts runs."""
 
     def __init__(
-        self, store: Store, analyzers: Analyzers, statistics: IngestStatistics, settings: Settings
+        self,
+        store: Store,
+        analyzers: Analyzers,
+        statistics: IngestStatistics,
+        settings: Settings,
+        quotas: Quotas,
     ) -> None:
         self._store = store
         self._analyzers = analyzers
         self._archive = Archive(store)
         self._statistics = statistics
         self._settings = settings
+        self._quotas = quotas
+        self._queues = QueueMemory(int(settings.max_queued_mib * 1024 * 1024))
         self._live: dict[str, LiveRun] = {}
         self._families = Families(store, lambda: tuple(self._live.values()))
         self._shown: dict[str, PollResult] = {}
@@ -123,8 +131,8 @@ class Runs:
 
     async def ranks(self, run: str) -> Sequence[RankView]:
         """The ranks of a run."""
-        if (result := self._shown.get(run)) is not None:
-            return result.ranks
+        if (live := self._live.get(run)) is not None:
+            return await live.client.ranks()
         analysis = await asyncio.to_thread(self._archive.analysis, run)
         return analysis.ranks() if analysis is not None else ()
 
@@ -175,7 +183,14 @@ class Runs:
                 self.snapshots.take(self._shown.get(run), result)
                 self._shown[run] = result
 
-        channel = RunChannel(client, self._statistics, changed, lambda reason: self._lost(run, reason))
+        channel = RunChannel(
+            client,
+            self._statistics,
+            self._quotas.of("", run),
+            changed,
+            lambda reason: self._lost(run, reason),
+            self._queues,
+        )
         self._live[run] = live = LiveRun(client, channel, first, polled)
         live.take(first)
         return live

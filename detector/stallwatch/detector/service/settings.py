@@ -82,6 +82,12 @@ class Settings(BaseSettings):
     """PEM certificates of authorities: agents must show a certificate of one of them."""
     http_tls: bool = True
     """Whether HTTP has TLS too, where there is a certificate; not where an ingress does that."""
+    max_ranks_per_run: int = Field(16_384, ge=1)
+    """Streams of one run at the same time; never more than three quarters of max_streams."""
+    max_run_mib_per_second: float = Field(32.0, gt=0)
+    """What one run may send lastingly; twice as much at once."""
+    max_queued_mib: float = Field(256.0, gt=0)
+    """What may wait for analyzers, over all runs; beyond it runs that hold much are not read from."""
 
     @field_validator("external_url", "grafana_url")
     @classmethod

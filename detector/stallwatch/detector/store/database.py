@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -10,7 +11,19 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-from sqlalchemy import Connection, Engine, create_engine, delete, event, func, insert, inspect, select, update
+from sqlalchemy import (
+    Connection,
+    Engine,
+    create_engine,
+    delete,
+    event,
+    func,
+    insert,
+    inspect,
+    make_url,
+    select,
+    update,
+)
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, SQLAlchemyError
 
@@ -63,9 +76,10 @@ _FORMAT = func.coalesce(tables.snapshots.c.format, tables.FIRST_FORMAT)
 class Store:
     """Reads and writes; safe to use from several threads and processes."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, *, busy_seconds: float = BUSY_SECONDS) -> None:
+        """`busy_seconds` is how long to wait for another process's transaction, or for a server to answer."""
         self.url = url
-        self._engine = _engine(url)
+        self._engine = _engine(url, busy_seconds)
 
     def prepare(self) -> None:
         """Create the tables, or bring them up to this version: all of it or nothing. `StoreError` when they are of another one."""
@@ -251,9 +265,9 @@ def _forget_old(connection: Connection, run: str, written: int) -> None:
         connection.execute(delete(tables.snapshots).where(columns.id.in_(gone)))
 
 
-def _engine(url: str) -> Engine:
+def _engine(url: str, busy_seconds: float) -> Engine:
     try:
-        engine = create_engine(url, pool_pre_ping=True)
+        engine = create_engine(url, pool_pre_ping=True, connect_args=_connect_arguments(url, busy_seconds))
     except (ArgumentError, NoSuchModuleError, ImportError) as error:
         raise StoreError(
             f"the store URL is not usable ({error}): it is sqlite:///PATH, or postgresql+psycopg://USER@HOST/NAME "
@@ -266,9 +280,21 @@ def _engine(url: str) -> Engine:
     return engine
 
 
+def _connect_arguments(url: str, busy_seconds: float) -> dict[str, Any]:
+    if make_url(url).get_backend_name() != "postgresql":
+        return {"timeout": busy_seconds}
+    # A server whose machine is gone answers nothing: without these it would be waited for for a quarter of an hour.
+    return {
+        "connect_timeout": max(2, math.ceil(busy_seconds)),
+        "tcp_user_timeout": int(1000 * max(2.0, busy_seconds)),
+        "keepalives_idle": 10,
+        "keepalives_interval": 5,
+        "keepalives_count": 3,
+    }
+
+
 def _prepare_sqlite(connection: Any, _record: Any) -> None:
     cursor = connection.cursor()
-    cursor.execute(f"PRAGMA busy_timeout={int(BUSY_SECONDS * 1000)}")
     cursor.execute("PRAGMA journal_mode=WAL")
     # An agent forgets what it was told is safe on disk: that must be true after a power cut too.
     cursor.execute("PRAGMA synchronous=FULL")
