@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import struct
 
+import msgspec
 import pytest
 
 from stallwatch.detector.analysis import AnalysisConfig, RunAnalysis
@@ -14,6 +16,8 @@ from stallwatch.detector.checks.straggler import StragglerConfig
 from stallwatch.detector.core.inputs import EvaluationPoint, Event, Phase, RankBatch
 from stallwatch.detector.engine.snapshot import SnapshotError, decode, encode
 from support.simulation import START, Job, attach, beat_all
+
+HEADER_BYTES = struct.calcsize(">10sHQ32s")
 
 
 def faulty_job():
@@ -154,3 +158,28 @@ def test_settings_are_those_of_the_restorer(data):
     assert "plateau" not in analysis.pipeline.checks
     again = decode(encode(analysis))
     assert again.pipeline.checks["plateau"] is not None
+
+
+def test_an_array_of_a_type_that_is_none_is_refused(data):
+    """Numpy takes whole expressions for a type; found by fuzzing."""
+    body = msgspec.msgpack.decode(data[HEADER_BYTES:])
+    altered = 0
+
+    def alter(value):
+        nonlocal altered
+        if isinstance(value, dict):
+            if "dtype" in value:
+                value["dtype"] = "(1,"
+                altered += 1
+            for each in value.values():
+                alter(each)
+        elif isinstance(value, list):
+            for each in value:
+                alter(each)
+
+    alter(body)
+    assert altered
+    again = msgspec.msgpack.encode(body)
+    header = struct.pack(">10sHQ32s", b"STALLWATCH", data[11], len(again), hashlib.sha256(again).digest())
+    with pytest.raises(SnapshotError, match="none of ours"):
+        decode(header + again)

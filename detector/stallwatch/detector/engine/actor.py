@@ -151,11 +151,11 @@ class RunAnalyzer:
         for stored in self._store.snapshots(self.run):
             try:
                 analysis = snapshot.decode(stored.data, self.config)
+                self._heard_at = self._now = analysis.view().updated_at
             except Exception as error:
                 log.error("run %s: snapshot %d is set aside: %s", self.run, stored.id, error)  # noqa: TRY400
                 self._store.set_aside(stored)
                 continue
-            self._heard_at = self._now = analysis.view().updated_at
             return analysis, stored.recording_bytes, True
         return RunAnalysis(self.run, self.config), None, False
 
