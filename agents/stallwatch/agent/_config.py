@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import math
 import os
 import re
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -146,8 +146,8 @@ def resolve(
         on_finding=on_finding,
         start_step=_count("start_step", start_step),
         total_steps=_count("total_steps", total_steps) or 0,
-        local_steps=_count("local_steps", local_steps) or 0,
-        accumulation_steps=_count("accumulation_steps", accumulation_steps) or 0,
+        local_steps=_count("local_steps", local_steps, 2**32) or 0,
+        accumulation_steps=_count("accumulation_steps", accumulation_steps, 2**32) or 0,
         buffer_bytes=int(_number(variables, environment.BUFFER_MIB, 64.0, 1.0, 65_536.0) * (1 << 20)),
         buffer_seconds=_number(variables, environment.BUFFER_MINUTES, 60.0, 0.0, 1e6) * 60.0,
         probes=_probes(probes or {}),
@@ -164,26 +164,32 @@ def _name(where: str, value: object, *, empty: bool = False) -> str:
     raise ConfigurationError(message)
 
 
-def _endpoint(value: str) -> Endpoint | None:
-    if not value:
+def _endpoint(given: object) -> Endpoint | None:
+    if not given:
         return None
+    # What is no text is no address either, and is shown as it was given.
+    value = given if isinstance(given, str) else ""
     if value.startswith("unix:"):
         return Endpoint(value, secure=False)
     scheme, separator, rest = value.partition("://")
     secure = _SCHEMES.get(scheme.lower()) if separator else False
     address = (rest if separator else value).rstrip("/")
     host, colon, port = address.rpartition(":")
-    if secure is None or not (colon and host and port.isdigit() and 0 < int(port) < 65536):
+    # ASCII: other scripts have digits that `int` reads, or does not. Short: `int` refuses to read thousands of them.
+    numeric = port.isascii() and port.isdigit() and len(port) < 6
+    if secure is None or not (colon and host and numeric and 0 < int(port) < 65536):
         message = (
-            f"endpoint={value!r} is not an address: use host:port, http://host:port, https://host:port or unix:///path "
+            f"endpoint={given!r} is not an address: use host:port, http://host:port, https://host:port or unix:///path "
             "(the detector's gRPC port is 9846 by default)"
         )
         raise ConfigurationError(message)
     return Endpoint(address, secure=secure)
 
 
-def _token(value: str | None) -> str | None:
-    if value is not None and not (value.isascii() and value.isprintable()):
+def _token(value: object) -> str | None:
+    if value is None:
+        return None
+    if not (isinstance(value, str) and value.isascii() and value.isprintable()):
         message = (
             "token holds a character that cannot be sent: use printable ASCII (a trailing line end, perhaps)"
         )
@@ -213,18 +219,16 @@ def _number(
     except ValueError:
         number = math.nan
     if not lowest <= number <= highest:
-        message = (
-            f"{variable}={value!r} cannot be used: set a number from {lowest:g} to {highest:g}, or unset it"
-        )
+        message = f"{variable}={_shown(value)} cannot be used: set a number from {lowest:g} to {highest:g}, or unset it"
         raise ConfigurationError(message)
     return number
 
 
-def _count(where: str, value: object) -> int | None:
+def _count(where: str, value: object, limit: int = 2**63) -> int | None:
     if value is None:
         return None
-    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-        message = f"{where}={value!r} is not a count: pass a whole number of at least 0"
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < limit:
+        message = f"{where}={_shown(value)} is not a count: pass a whole number from 0 to {limit - 1}"
         raise ConfigurationError(message)
     return value
 
@@ -232,19 +236,15 @@ def _count(where: str, value: object) -> int | None:
 def _positive(where: str, value: object) -> float:
     if value is None:
         return 0.0
-    if (
-        isinstance(value, bool)
-        or not isinstance(value, int | float)
-        or not (math.isfinite(value) and value > 0)
-    ):
-        message = f"{where}={value!r} cannot be used: pass a finite number above 0"
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= sys.float_info.max:
+        message = f"{where}={_shown(value)} cannot be used: pass a finite number above 0"
         raise ConfigurationError(message)
     return float(value)
 
 
 def _budget(value: object) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= 1:
-        message = f"overhead_budget={value!r} is not a share of the step time: pass a number above 0 and at most 1, 0.01 for 1 %"
+        message = f"overhead_budget={_shown(value)} is not a share of the step time: pass a number above 0 and at most 1, 0.01 for 1 %"
         raise ConfigurationError(message)
     return float(value)
 
@@ -253,9 +253,19 @@ def _sample_every(value: object) -> int | Literal["auto"]:
     if value == "auto":
         return "auto"
     if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value < 2**31:
-        message = f"sample_every={value!r} cannot be used: pass 'auto' or a number of steps of at least 1"
+        message = (
+            f"sample_every={_shown(value)} cannot be used: pass 'auto' or a number of steps of at least 1"
+        )
         raise ConfigurationError(message)
     return value
+
+
+def _shown(value: object) -> str:
+    """For an error; Python does not write out integers of thousands of digits."""
+    try:
+        return repr(value)
+    except ValueError:
+        return "a number of thousands of digits"
 
 
 def _probes(values: Mapping[str, object]) -> Probes:

@@ -13,6 +13,8 @@ from pathlib import Path
 
 from stallwatch.agent._config import NAME_PATTERN
 
+_LAUNCH_CHARACTERS = 256
+"""The detector takes no more."""
 _UNFIT = re.compile(r"[^A-Za-z0-9._/:-]+")
 
 
@@ -64,13 +66,17 @@ def _place(variables: Mapping[str, str]) -> tuple[int, int]:
 
 
 def _launch_id(variables: Mapping[str, str]) -> str:
-    identifier = variables.get("TORCHELASTIC_RUN_ID", "")
+    # What cannot be sent is no more than a name for display: bytes that are no text are replaced, and it has an end.
+    identifier = (
+        variables.get("TORCHELASTIC_RUN_ID", "").encode(errors="replace").decode()[:_LAUNCH_CHARACTERS]
+    )
     # "none" is torchrun's default of --rdzv-id: it says nothing, and every job on a cluster would share it.
     if identifier and identifier != "none":
         return identifier
     job = variables.get("SLURM_ARRAY_JOB_ID") or variables.get("SLURM_JOB_ID") or ""
     task = variables.get("SLURM_ARRAY_TASK_ID", "")
-    return f"slurm-{job}_{task}" if job and task else f"slurm-{job}" if job else ""
+    name = f"slurm-{job}_{task}" if job and task else f"slurm-{job}" if job else ""
+    return name.encode(errors="replace").decode()[:_LAUNCH_CHARACTERS]
 
 
 def _run_name(variables: Mapping[str, str], launch_id: str) -> str:
@@ -105,6 +111,7 @@ def _kubernetes_job(variables: Mapping[str, str]) -> str:
 def _number(variables: Mapping[str, str], *names: str, default: int = 0) -> int:
     for name in names:
         value = variables.get(name, "")
-        if value.isdigit():
+        # ASCII and short: other digits and larger numbers are none that a launcher writes, or that the wire can hold.
+        if value.isascii() and value.isdigit() and len(value) < 10:
             return int(value)
     return default

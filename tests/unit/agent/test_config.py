@@ -121,3 +121,24 @@ def test_buffer_limits_that_cannot_be_used(variable, value):
     """The error names the variable."""
     with pytest.raises(ConfigurationError, match=variable):
         resolve({variable: value})
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"token": ["secret"]},
+        {"endpoint": 9846},
+        {"endpoint": "host:²"},
+        {"endpoint": "host:" + "9" * 5000},
+        {"dataset_size": 2**63},
+        {"local_steps": 2**32},
+        {"total_steps": 10**5000},
+        {"base_lr": 10**400},
+        {"overhead_budget": 10**5000},
+        {"sample_every": 10**5000},
+    ],
+)
+def test_values_that_cannot_be_sent_or_shown_are_refused(arguments):
+    """In words that name the argument; found by fuzzing."""
+    with pytest.raises(ConfigurationError, match=next(iter(arguments))):
+        resolve({}, **arguments)

@@ -90,3 +90,16 @@ def test_nonsense_in_the_environment_is_left_out():
 def test_later_process_has_a_larger_incarnation():
     """The incarnation orders the processes of a rank."""
     assert identify("x", {}).incarnation < identify("x", {}).incarnation
+
+
+@pytest.mark.parametrize("value", ["²", "٣", "9" * 30, "9" * 5000, "-1", "1.5"])
+def test_what_is_no_number_of_a_launcher_is_left_out(value):
+    """Digits of other scripts, and numbers that no rank can have; found by fuzzing."""
+    identity = identify("run", dict.fromkeys(TORCHRUN, value))
+    assert (identity.rank, identity.world_size, identity.restart_count) == (0, 1, 0)
+
+
+def test_a_launch_id_can_always_be_sent():
+    """The wire takes text of a length, an environment any bytes; found by fuzzing."""
+    identity = identify("run", {**TORCHRUN, "TORCHELASTIC_RUN_ID": "\udcff" * 300})
+    assert identity.launch_id == "?" * 256

@@ -120,3 +120,20 @@ def test_what_is_no_json_and_what_is_not_there_is_said(client):
     assert client.get(f"{SILENCES}?state=all").json()["error"]["field"] == "state"
     assert client.get(f"{SILENCES}?status=firing").json()["error"]["field"] == "status"
     assert client.get("/api/v1/alerts?limit=0").json()["error"]["field"] == "limit"
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"[" * 10_000,
+        b'{"run": "a", "seconds": 60, "comment": "\\ud800"}',
+        b'{"run": "a", "seconds": 60, "\\ud800": 1}',
+        b'{"run": "a", "seconds": 1' + b"0" * 400 + b"}",
+        b'{"run": "a", "seconds": 1' + b"0" * 5000 + b"}",
+    ],
+)
+def test_bodies_that_break_readers_and_stores_are_refused(client, body):
+    """Deep nesting, half a surrogate pair, numbers that are no float; found by fuzzing."""
+    answer = client.request("POST", SILENCES, {"content-type": "application/json"}, body)
+    assert answer.status_code in {400, 422}
+    assert answer.json()["error"]["message"]

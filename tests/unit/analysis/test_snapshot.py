@@ -25,6 +25,8 @@ from support.snapshots import of_format, sealed
 
 FIXTURES = Path(__file__).parents[2] / "data" / "snapshots"
 
+HEADER_BYTES = struct.calcsize(">10sHQ32s")
+
 
 def faulty_job():
     """A job with a bypass, a straggler, a loss that turns, samples and all."""
@@ -248,3 +250,26 @@ def test_settings_are_those_of_the_restorer(data):
     assert "plateau" not in analysis.pipeline.checks
     again = decode(encode(analysis))
     assert again.pipeline.checks["plateau"] is not None
+
+
+def test_an_array_of_a_type_that_is_none_is_refused(data):
+    """Numpy takes whole expressions for a type; found by fuzzing."""
+    body = msgspec.msgpack.decode(data[HEADER_BYTES:])
+    altered = 0
+
+    def alter(value):
+        nonlocal altered
+        if isinstance(value, dict):
+            if "dtype" in value:
+                value["dtype"] = "(1,"
+                altered += 1
+            for each in value.values():
+                alter(each)
+        elif isinstance(value, list):
+            for each in value:
+                alter(each)
+
+    alter(body)
+    assert altered
+    with pytest.raises(SnapshotError, match="none of ours"):
+        decode(sealed(FORMAT, msgspec.msgpack.encode(body)))

@@ -229,3 +229,12 @@ def test_prose_is_not_a_log(tmp_path: Path):
     path.write_text("It trained well.\n")
     with pytest.raises(NotALogError, match="not a training log of a known kind"):
         read(path)
+
+
+def test_a_large_file_without_the_column_asked_for(tmp_path, monkeypatch):
+    """It is refused as a small one is; found by fuzzing."""
+    monkeypatch.setattr(delimited, "_SMALL_BYTES", 0)
+    path = tmp_path / "run.csv"
+    path.write_text("step,train_loss\n1,2\n2,1\n")
+    with pytest.raises(LogError, match=r"column 'cost' \(--loss\) is not there"):
+        find_logs(path)[0].read(Selection(loss="cost"))

@@ -172,3 +172,13 @@ def test_a_file_of_settings_is_no_log_rather_than_a_broken_one(tmp_path: Path):
     path.write_text('{"layers": 3}')
     with pytest.raises(NotALogError):
         read(path)
+
+
+@pytest.mark.parametrize("name", ["trainer_state.json", "run.jsonl", "history.json", "records.json"])
+@pytest.mark.parametrize("text", ["[" * 100_000, '{"a":' * 100_000, '{"log_history": [' + '{"a":' * 100_000])
+def test_what_is_nested_too_deeply_is_refused(tmp_path: Path, name: str, text: str):
+    """A JSON reader gives up on it; found by fuzzing."""
+    path = tmp_path / name
+    path.write_text(text)
+    with pytest.raises(LogError):
+        find_logs(path)[0].read()

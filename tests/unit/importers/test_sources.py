@@ -91,3 +91,21 @@ def test_names_are_compared_without_their_notation(name: str, simple: str):
 def test_learning_rates_of_parameter_groups_come_after_the_plain_one():
     """Lightning's monitor names them after the optimizer."""
     assert learning_rate_candidates(["lr-AdamW/pg1", "loss", "lr"]) == ["lr", "lr-AdamW/pg1"]
+
+
+@pytest.mark.parametrize(
+    ("header", "refused"),
+    [
+        ("a - _step,a ,a - loss,a - loss__MIN,a - loss__MAX", False),
+        ("Step;a - loss__MIN;a - loss__MAX", True),
+    ],
+)
+def test_an_export_with_another_header(tmp_path: Path, header: str, refused: bool):
+    """Names with blanks around them, and no run at all; found by fuzzing."""
+    path = tmp_path / "wandb_export.csv"
+    path.write_text(f"{header}\n1,0,2,2,2\n2,0,1,1,1\n")
+    if refused:
+        with pytest.raises(LogError):
+            find_logs(path)[0].read()
+    else:
+        assert [log.name for log in find_logs(path)[0].read()] == ["a"]

@@ -114,3 +114,20 @@ def test_a_file_that_only_looks_like_events(tmp_path: Path):
     path.write_bytes(b"not a record" * 20)
     with pytest.raises(LogError):
         read(path)
+
+
+def test_a_tensor_that_is_no_scalar_is_refused(tmp_path: Path):
+    """It says so of itself, and holds two values; found by fuzzing."""
+    from tensorboard.compat.proto.event_pb2 import Event
+    from tensorboard.compat.proto.summary_pb2 import Summary, SummaryMetadata
+    from tensorboard.compat.proto.tensor_pb2 import TensorProto
+    from tensorboard.summary.writer.event_file_writer import EventFileWriter
+
+    writer = EventFileWriter(str(tmp_path))
+    metadata = SummaryMetadata(plugin_data=SummaryMetadata.PluginData(plugin_name="scalars"))
+    tensor = TensorProto(dtype=1, float_val=[1.0, 2.0])
+    value = Summary.Value(tag="loss", tensor=tensor, metadata=metadata)
+    writer.add_event(Event(wall_time=1.7e9, step=1, summary=Summary(value=[value])))
+    writer.close()
+    with pytest.raises(LogError, match="TensorBoard cannot read it"):
+        read(tmp_path)

@@ -46,3 +46,18 @@ def test_an_empty_recording_cannot_be_replayed(tmp_path):
     path, _ = record(tmp_path, inputs=[])
     with pytest.raises(RecordingError, match="names no run"):
         replay(path)
+
+
+@pytest.mark.parametrize(
+    ("data", "says"),
+    [(b"\x04\xff\xff\xff\xff", "is damaged before byte 5"), (b"\xff\xff\xff\xff\x7f", None)],
+)
+def test_damaged_lengths_and_inputs(tmp_path, data, says):
+    """Neither another error than the one that names the file, nor memory for what is not there; found by fuzzing."""
+    path = tmp_path / "damaged"
+    path.write_bytes(data)
+    if says is None:
+        assert list(read_recording(path)) == []
+    else:
+        with pytest.raises(RecordingError, match=says):
+            list(read_recording(path))

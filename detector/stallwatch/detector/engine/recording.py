@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import BinaryIO
 from urllib.parse import quote
 
+from google.protobuf.message import DecodeError
+
 from stallwatch.detector.errors import StallwatchError
 from stallwatch.v1 import analyzer_pb2
 
@@ -63,13 +65,15 @@ class Recorder:
 def read_recording(path: Path) -> Iterator[analyzer_pb2.AnalyzerInput]:
     """The inputs of a recording, in order. A torn end, of a recorder that was killed, is left out."""
     with path.open("rb") as file:
+        size = path.stat().st_size
         while (length := _read_length(file, path)) is not None:
-            data = file.read(length)
-            if len(data) < length:
+            # Asked before memory is taken for it: a damaged length may be anything.
+            if length > size - file.tell():
                 return
+            data = file.read(length)
             try:
                 yield analyzer_pb2.AnalyzerInput.FromString(data)
-            except ValueError as error:
+            except DecodeError as error:
                 raise RecordingError(f"{path} is damaged before byte {file.tell()}: {error}") from error
 
 

@@ -38,7 +38,10 @@ def restore(store: Store, run: str, config: AnalysisConfig) -> Restored:
             if found is not None:
                 found.safe = snapshot.accepted(stored.data)
                 break
-            found = Restored(snapshot.decode(stored.data, config), stored)
+            analysis = snapshot.decode(stored.data, config)
+            # One that cannot be shown is damaged as well.
+            analysis.view()
+            found = Restored(analysis, stored)
         except snapshot.NewerSnapshotError as error:
             log.warning("run %s: snapshot %d is left alone: %s", run, stored.id, error)
         except Exception as error:

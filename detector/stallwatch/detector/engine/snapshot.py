@@ -30,6 +30,8 @@ _HEADER = struct.Struct(f">{len(_MAGIC)}sHQ32s")
 _DIGEST_BYTES = 32
 _BODY_ONLY = 2
 _CONFIG = "config"
+_ARRAYS = frozenset(np.dtype(code).str for code in ("?", *np.typecodes["AllInteger"], "e", "f", "d"))
+"""Types of arrays that state may hold."""
 
 
 class SnapshotError(ValueError):
@@ -165,10 +167,10 @@ def _to_plain(value: object) -> object:
 def _from_plain(wanted: type, value: Any) -> object:
     if getattr(wanted, "__origin__", wanted) is not np.ndarray:
         raise NotImplementedError(f"state holds a {wanted}, which no snapshot can hold")
-    dtype = np.dtype(value["dtype"])
-    if dtype.kind not in "biuf":
-        raise ValueError(f"an array of {dtype} is none of ours")
-    return np.frombuffer(value["data"], dtype).reshape(value["shape"]).copy()
+    # By name, before numpy reads it: it takes whole expressions for a type.
+    if (code := value["dtype"]) not in _ARRAYS:
+        raise ValueError(f"an array of {code!r} is none of ours")
+    return np.frombuffer(value["data"], np.dtype(code)).reshape(value["shape"]).copy()
 
 
 _ENCODER = msgspec.msgpack.Encoder(enc_hook=_to_plain)

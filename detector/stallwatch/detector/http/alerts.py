@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import time
 from collections.abc import Sequence
 from typing import Any, Protocol
@@ -179,7 +178,7 @@ async def _body(request: Request) -> dict[str, Any]:
             raise QueryError(413, "too_large", f"a silence is no longer than {MOST_BODY_BYTES} bytes")
     try:
         given = json.loads(data)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise QueryError(400, "not_json", f"the body is no JSON: {error}") from None
     if not isinstance(given, dict):
         raise QueryError(400, "not_json", f"the body must be an object with {', '.join(_FIELDS)}")
@@ -212,8 +211,9 @@ def _kind(given: dict[str, Any]) -> str | None:
 
 def _seconds(given: dict[str, Any]) -> float:
     seconds = given.get("seconds")
-    number = isinstance(seconds, (int, float)) and not isinstance(seconds, bool) and math.isfinite(seconds)
-    if not number or not 0 < float(seconds or 0) <= MOST_SILENCE_SECONDS:
+    number = isinstance(seconds, (int, float)) and not isinstance(seconds, bool)
+    # Compared as it came: an integer may be too large for a float.
+    if not number or not 0 < (seconds or 0) <= MOST_SILENCE_SECONDS:
         raise _invalid(
             "seconds", f"seconds is {seconds!r}: it must be a number above 0, up to {MOST_SILENCE_SECONDS}"
         )
@@ -222,8 +222,13 @@ def _seconds(given: dict[str, Any]) -> float:
 
 def _comment(given: dict[str, Any]) -> str:
     comment = given.get("comment", "")
-    # PostgreSQL takes no NUL.
-    if not isinstance(comment, str) or len(comment) > MOST_COMMENT_CHARACTERS or "\0" in comment:
+    # PostgreSQL takes no NUL, and no store half a surrogate pair, which an escape in JSON can bring in.
+    if (
+        not isinstance(comment, str)
+        or len(comment) > MOST_COMMENT_CHARACTERS
+        or "\0" in comment
+        or any("\ud800" <= character <= "\udfff" for character in comment)
+    ):
         raise _invalid("comment", f"comment must be text of at most {MOST_COMMENT_CHARACTERS} characters")
     return comment
 

@@ -16,7 +16,8 @@ class JsonResponse(Response):
 
     def render(self, content: Any) -> bytes:
         """The body."""
-        return dumps(content).encode()
+        # Half a surrogate pair, which only an escape in JSON can bring in, goes out as an escape again.
+        return dumps(content).encode(errors="backslashreplace")
 
 
 def error_response(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -41,9 +41,12 @@ def read(path: Path, selection: Selection, progress: Progress) -> list[TrainingL
 
 
 def read_table(
-    path: Path, selection: Selection, progress: Progress, columns: Sequence[str] | None = None
+    path: Path,
+    selection: Selection,
+    progress: Progress,
+    columns: Callable[[Sequence[str]], Sequence[str]] | None = None,
 ) -> Table:
-    """The columns worth reading, or those asked for."""
+    """The columns worth reading, or those that `columns` chooses among the names of the header."""
     with opened(path, progress) as raw:
         text = io.TextIOWrapper(raw, encoding="utf-8-sig", newline="")
         first, line = _header_line(text)
@@ -51,7 +54,7 @@ def read_table(
             raise NotALogError(f"{path}: the file is empty")
         delimiter = max(_DELIMITERS, key=first.count)
         header = _header(path, next(csv.reader([first], delimiter=delimiter)))
-        names = list(columns) if columns is not None else wanted(header, selection)
+        names = list(columns(header)) if columns is not None else wanted(header, selection)
         if not any(loss_names(header)) and selection.loss is None and selection.evaluation_loss is None:
             # A data set beside the log may be large: its header has said enough.
             return Table(run_name(path), str(path), 0, {}, tuple(header))
@@ -199,7 +202,8 @@ class _Reader:
         excess = np.flatnonzero(frame[_EXCESS].notna())
         if excess.size:
             raise self._excess(int(frame.index[excess[0]]) + self.header_line)
-        first = next(iter(self.parts))
+        # Without any column that is wanted, its loss column asked for and missing: rows are counted all the same.
+        first = next(iter(self.parts), _EXCESS)
         if frame[first].dtype.kind not in "fiu":
             repeated = frame[first].astype(object) == first
             self.repeated += int(repeated.sum())

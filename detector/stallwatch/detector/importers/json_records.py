@@ -34,7 +34,7 @@ def recognises(path: Path, head: str) -> bool:
 def _is_object(text: str) -> bool:
     try:
         return isinstance(json.loads(text), dict)
-    except ValueError:
+    except (ValueError, RecursionError):
         return False
 
 
@@ -64,7 +64,7 @@ def _record(path: Path, line: str, number_of_line: int, *, last: bool) -> Iterat
         return
     try:
         value = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         # The line that a killed job was writing.
         if last and not line.endswith("\n"):
             return
@@ -78,7 +78,7 @@ def load_array(path: Path, text: str) -> list[Record]:
     """The records of a JSON array."""
     try:
         values = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise LogError(f"{path}: not valid JSON: {error}") from None
     if not isinstance(values, list) or not all(isinstance(value, dict) for value in values):
         raise NotALogError(f"{path}: not an array of JSON objects")

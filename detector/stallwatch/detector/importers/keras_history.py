@@ -27,7 +27,7 @@ def read(path: Path, selection: Selection, progress: Progress) -> list[TrainingL
         text = raw.read().decode("utf-8-sig")
     try:
         loaded = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise LogError(f"{path}: not valid JSON: {error}") from None
     if isinstance(loaded, dict) and isinstance(loaded.get("history"), dict):
         loaded = loaded["history"]

@@ -89,10 +89,14 @@ def _scalars(path: Path) -> Iterator[_Scalar]:
     # By default the reader keeps a sample of 10,000 scalars a tag; 0 keeps them all.
     accumulator: Any = reader.EventAccumulator(str(path), size_guidance={"scalars": 0, "tensors": 0})
     try:
-        accumulator.Reload()
+        yield from _of_tags(accumulator)
     except Exception as error:
-        # The reader's errors for damaged files have no common type.
+        # The reader's errors for damaged files, and for what is in them, have no common type.
         raise LogError(f"{path}: TensorBoard cannot read it: {error}") from None
+
+
+def _of_tags(accumulator: Any) -> Iterator[_Scalar]:
+    accumulator.Reload()
     tags = accumulator.Tags()
     for tag in tags["scalars"]:
         for order, event in enumerate(accumulator.Scalars(tag)):

@@ -29,7 +29,7 @@ def read(path: Path, selection: Selection, progress: Progress) -> list[TrainingL
         text = raw.read().decode("utf-8-sig")
     try:
         state = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise LogError(f"{path}: not valid JSON: {error}") from None
     history = state.get("log_history") if isinstance(state, dict) else None
     if not isinstance(history, list) or not all(isinstance(entry, dict) for entry in history):

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import csv
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from stallwatch.detector.importers.columns import Selection, plain
 from stallwatch.detector.importers.delimited import read_table
+from stallwatch.detector.importers.errors import NotALogError
 from stallwatch.detector.importers.log import TrainingLog
-from stallwatch.detector.importers.source import Progress, head
+from stallwatch.detector.importers.source import Progress
 from stallwatch.detector.importers.table import Table, to_log
 
 NAME = "W&B chart export"
@@ -24,12 +25,18 @@ def recognises(_path: Path, head: str) -> bool:
 
 def read(path: Path, selection: Selection, progress: Progress) -> list[TrainingLog]:
     """One log a run of the chart."""
-    header = next(csv.reader([head(path).partition("\n")[0]]))
-    kept = [name for name in header if not name.endswith(("__MIN", "__MAX"))]
-    table = read_table(path, replace(selection, loss=None), progress, kept)
+    table = read_table(path, replace(selection, loss=None), progress, _values)
+    kept = _values(table.header)
     shared = [name for name in kept if _PART not in name]
     runs = dict.fromkeys(name.rpartition(_PART)[0] for name in kept if _PART in name)
+    if not runs:
+        raise NotALogError(f"{path}: no column is called 'RUN - METRIC', as those of W&B's charts are")
     return [to_log(_one_run(table, run, shared), selection) for run in runs]
+
+
+def _values(header: Sequence[str]) -> list[str]:
+    """The columns without those of the band around each curve."""
+    return [name for name in header if not name.endswith(("__MIN", "__MAX"))]
 
 
 def _one_run(table: Table, run: str, shared: list[str]) -> Table:
