@@ -129,12 +129,8 @@ def open_bench(folder: Path) -> Iterator[Bench]:
             bench.close()
 
 
-def run_all(folder: Path, faults: Sequence[Fault], tell: Callable[[Outcome], None]) -> list[Outcome]:
-    """Run faults one after another."""
-    outcomes = []
+def run_all(folder: Path, faults: Sequence[Fault], take: Callable[[Outcome], None]) -> None:
+    """Run faults one after another, and hand each outcome on."""
     with open_bench(folder) as bench:
         for fault in faults:
-            outcome = bench.run(fault)
-            outcomes.append(outcome)
-            tell(outcome)
-    return outcomes
+            take(bench.run(fault))

@@ -34,6 +34,9 @@ def arguments() -> argparse.Namespace:
     )
     parser.add_argument("--keep", action="store_true",
                         help="keep the results in --out of faults that are not done now: a table in parts")  # fmt: skip
+    parser.add_argument(
+        "--rest", action="store_true", help="only faults without a good result in --out; implies --keep"
+    )
     parser.add_argument("--write-docs", action="store_true", help=f"also write the table into {DOCS}")
     return parser.parse_args()
 
@@ -53,15 +56,10 @@ def tell(outcome: Outcome) -> None:
         print(f"{'':8} {problem}", flush=True)
 
 
-def earlier(path: Path, outcomes: list[Outcome]) -> list[Outcome]:
-    """The results of an earlier call, but for faults that were done again."""
-    again = {outcome.fault.name for outcome in outcomes}
+def earlier(path: Path) -> list[Outcome]:
+    """The results of earlier calls, of faults that still exist."""
     rows = json.loads(path.read_text()) if path.exists() else []
-    return [
-        Outcome.from_dict(row, FAULTS[row["fault"]])
-        for row in rows
-        if row["fault"] in FAULTS and row["fault"] not in again
-    ]
+    return [Outcome.from_dict(row, FAULTS[row["fault"]]) for row in rows if row["fault"] in FAULTS]
 
 
 def worst(outcomes: list[Outcome]) -> list[Outcome]:
@@ -86,9 +84,21 @@ def main() -> int:
         print(f"{len(faults)} faults", file=sys.stderr)
         return 0 if faults else 2
     began = time.monotonic()
-    outcomes = worst(run_all(options.out, faults * options.repeat, tell))
-    kept = earlier(options.out / "results.json", outcomes) if options.keep else []
-    write([*kept, *outcomes], options.out, docs=DOCS if options.write_docs else None)
+    kept = earlier(options.out / "results.json") if options.keep or options.rest else []
+    if options.rest:
+        done = {outcome.fault.name for outcome in kept if not outcome.problems()}
+        faults = [fault for fault in faults if fault.name not in done]
+    outcomes: list[Outcome] = []
+
+    def take(outcome: Outcome) -> None:
+        """Told and written at once: what was measured is kept when the rest is interrupted."""
+        tell(outcome)
+        outcomes[:] = worst([*outcomes, outcome])
+        again = {each.fault.name for each in outcomes}
+        others = [each for each in kept if each.fault.name not in again]
+        write([*others, *outcomes], options.out, docs=DOCS if options.write_docs else None)
+
+    run_all(options.out, faults * options.repeat, take)
     broken = sum(bool(outcome.problems()) for outcome in outcomes)
     print(
         f"{len(outcomes)} faults in {time.monotonic() - began:.0f} s, {broken} broke a bar; tables in {options.out}"
