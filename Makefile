@@ -1,7 +1,7 @@
 # `make demo` and `make test` set themselves up from nothing; everything else is for those who work on Stallwatch.
 BIN := .venv/bin
 
-.PHONY: help setup demo test check format proto docs site bench bench-verdicts bench-faults bench-diagnosis fuzz clean
+.PHONY: help setup demo test check format proto docs site bench bench-verdicts bench-faults bench-chaos bench-diagnosis fuzz clean
 
 help: ## Lists the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
@@ -44,6 +44,9 @@ bench-verdicts: setup ## Scores plateau verdicts on synthetic curves, and on rea
 
 bench-faults: setup ## Breaks real jobs in every way it knows and judges what is said; see tests/faults/README.md for ARGS
 	@OMP_NUM_THREADS=1 $(BIN)/python tests/faults/run.py $(ARGS)
+
+bench-chaos: setup ## Breaks detector, network and ranks under real jobs and judges what is left; see tests/chaos/README.md for ARGS
+	@OMP_NUM_THREADS=1 $(BIN)/python tests/chaos/run.py $(ARGS)
 
 bench-diagnosis: setup ## Trains small models with known causes of a stall in one process and scores what is said of them
 	@OMP_NUM_THREADS=1 $(BIN)/python tests/bench/diagnosis.py $(ARGS)
