@@ -35,6 +35,7 @@ class Service:
         """Authority of its certificate, where it has one."""
         self.token: str | None = None
         """Sent with every request."""
+        self.cwd: Path | None = None
         self.log = directory / "service.log"
 
     def __enter__(self) -> Service:
@@ -67,6 +68,7 @@ class Service:
                 stdout=log,
                 stderr=log,
                 env=environment | self.environment,
+                cwd=self.cwd,
                 start_new_session=True,
             )
         wait_until("the service listens", self._listens, START_SECONDS)
