@@ -20,6 +20,7 @@ OWNED = frozenset(
     {
         *("host", "grpc_port", "http_port", "data_dir", "store_url", "ray_address"),
         *("external_url", "grafana_url", "alerts"),
+        *("tokens", "open_read", "tls_cert", "tls_key", "tls_client_ca", "http_tls"),
     }
 )
 """Settings that the chart makes out of other values."""

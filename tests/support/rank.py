@@ -6,6 +6,7 @@ import queue
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -64,14 +65,48 @@ def steps(first: int, count: int, loss: float | None = None, samples: float = 8.
     )
 
 
+class Access:
+    """How a rank reaches a detector that wants TLS, a certificate or a token; files are read at each connection."""
+
+    def __init__(
+        self,
+        token: str | Path | None = None,
+        ca: Path | None = None,
+        certificate: tuple[Path, Path] | None = None,
+        metadata: Sequence[tuple[str, str]] = (),
+    ) -> None:
+        self._token = token
+        self._ca = ca
+        self._certificate = certificate
+        self._metadata = tuple(metadata)
+
+    def channel(self, address: str, options: Sequence[tuple[str, Any]] = ()) -> grpc.Channel:
+        """A channel of its own."""
+        if self._ca is None:
+            return grpc.insecure_channel(address, options=list(options))
+        chain, key = (path.read_bytes() for path in self._certificate) if self._certificate else (None, None)
+        credentials = grpc.ssl_channel_credentials(self._ca.read_bytes(), key, chain)
+        return grpc.secure_channel(
+            address, credentials, options=[("grpc.use_local_subchannel_pool", 1), *options]
+        )
+
+    def metadata(self) -> tuple[tuple[str, str], ...]:
+        """What goes with a stream."""
+        token = self._token.read_text().strip() if isinstance(self._token, Path) else self._token
+        return (*(() if token is None else (("authorization", f"Bearer {token}"),)), *self._metadata)
+
+
 class Stream:
     """One stream, message by message."""
 
-    def __init__(self, address: str, *, options: Sequence[tuple[str, Any]] = ()) -> None:
-        self._channel = grpc.insecure_channel(address, options=list(options))
+    def __init__(
+        self, address: str, *, options: Sequence[tuple[str, Any]] = (), access: Access | None = None
+    ) -> None:
+        access = access if access is not None else Access()
+        self._channel = access.channel(address, options)
         self._requests: queue.SimpleQueue[pb.StreamRequest | None] = queue.SimpleQueue()
         self.call = telemetry_pb2_grpc.TelemetryServiceStub(self._channel).Stream(
-            iter(self._requests.get, None)
+            iter(self._requests.get, None), metadata=access.metadata()
         )
 
     def __enter__(self) -> Stream:
@@ -113,8 +148,9 @@ class Stream:
 class Rank:
     """Sends batches in the background, keeps them until they are durable, and sends them again after a reconnect."""
 
-    def __init__(self, address: str, greeting: pb.Hello) -> None:
+    def __init__(self, address: str, greeting: pb.Hello, access: Access | None = None) -> None:
         self.address = address
+        self._access = access if access is not None else Access()
         self.hello = greeting
         self.accepted = self.durable = self.connections = 0
         self.notices: list[pb.FindingNotice] = []
@@ -166,9 +202,7 @@ class Rank:
 
     def _run(self) -> None:
         while not self._ended:
-            with grpc.insecure_channel(
-                self.address, options=[("grpc.use_local_subchannel_pool", 1)]
-            ) as channel:
+            with self._access.channel(self.address, [("grpc.use_local_subchannel_pool", 1)]) as channel:
                 try:
                     self._stream(telemetry_pb2_grpc.TelemetryServiceStub(channel))
                 except grpc.RpcError:
@@ -177,7 +211,7 @@ class Rank:
     def _stream(self, stub: Any) -> None:
         welcomed = threading.Event()
         over = threading.Event()
-        call = stub.Stream(self._requests(welcomed, over))
+        call = stub.Stream(self._requests(welcomed, over), metadata=self._access.metadata())
         try:
             for response in call:
                 self._take(response, welcomed)

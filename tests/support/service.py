@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import ssl
 import subprocess
 import sys
 import time
@@ -29,6 +30,12 @@ class Service:
         self.process: subprocess.Popen[bytes] | None = None
         self.grpc_port = 0
         self.http_port = 0
+        self.http_scheme = "http"
+        self.ca: Path | None = None
+        """Authority of its certificate, where it has one."""
+        self.token: str | None = None
+        """Sent with every request."""
+        self.cwd: Path | None = None
         self.log = directory / "service.log"
 
     def __enter__(self) -> Service:
@@ -48,7 +55,7 @@ class Service:
     @property
     def url(self) -> str:
         """Where HTTP is served."""
-        return f"http://127.0.0.1:{self.http_port}"
+        return f"{self.http_scheme}://127.0.0.1:{self.http_port}"
 
     def start(self) -> Service:
         """Start it, and wait until it listens."""
@@ -61,6 +68,7 @@ class Service:
                 stdout=log,
                 stderr=log,
                 env=environment | self.environment,
+                cwd=self.cwd,
                 start_new_session=True,
             )
         wait_until("the service listens", self._listens, START_SECONDS)
@@ -112,9 +120,11 @@ class Service:
 
     def fetch(self, path: str, headers: dict[str, str] | None = None) -> tuple[int, str]:
         """Status and body of an answer; status 0 when there was none."""
-        request = urllib.request.Request(self.url + path, headers=headers or {})
+        own = {} if self.token is None else {"authorization": f"Bearer {self.token}"}
+        request = urllib.request.Request(self.url + path, headers={**own, **(headers or {})})
+        tls = ssl.create_default_context(cafile=self.ca) if self.http_scheme == "https" else None
         try:
-            with urllib.request.urlopen(request, timeout=20) as answer:
+            with urllib.request.urlopen(request, timeout=20, context=tls) as answer:
                 return answer.status, answer.read().decode()
         except urllib.error.HTTPError as error:
             return error.code, error.read().decode()
@@ -141,4 +151,5 @@ class Service:
         except (OSError, ValueError):
             return False
         self.grpc_port, self.http_port = addresses["grpc_port"], addresses["http_port"]
+        self.http_scheme = addresses["http_scheme"]
         return True

@@ -23,8 +23,15 @@ def commands() -> list[str]:
     for name in cli.COMMANDS:
         group = typer.main.get_command(cli.build([name]))
         command = group.get_command(click.Context(group), name)
-        for parameter in command.params:
-            lines += [f"cli {name} {spelling}" for spelling in (*parameter.opts, *parameter.secondary_opts)]
+        subcommands = getattr(command, "commands", {})
+        for path, each in {
+            name: command,
+            **{f"{name} {sub}": each for sub, each in subcommands.items()},
+        }.items():
+            for parameter in each.params:
+                lines += [
+                    f"cli {path} {spelling}" for spelling in (*parameter.opts, *parameter.secondary_opts)
+                ]
     return lines
 
 

@@ -66,8 +66,12 @@ app.kubernetes.io/part-of: stallwatch
 {{- printf "%s.%s.svc:%d" (include "stallwatch.fullname" .) .Release.Namespace (int .Values.service.grpcPort) }}
 {{- end }}
 
+{{- define "stallwatch.httpScheme" -}}
+{{- if and .Values.tls.existingSecret .Values.tls.http }}https{{ else }}http{{ end }}
+{{- end }}
+
 {{- define "stallwatch.httpUrl" -}}
-{{- printf "http://%s.%s.svc:%d" (include "stallwatch.fullname" .) .Release.Namespace (int .Values.service.httpPort) }}
+{{- printf "%s://%s.%s.svc:%d" (include "stallwatch.httpScheme" .) (include "stallwatch.fullname" .) .Release.Namespace (int .Values.service.httpPort) }}
 {{- end }}
 
 {{- define "stallwatch.rayClusterName" -}}
@@ -112,6 +116,12 @@ app.kubernetes.io/part-of: stallwatch
 {{- $workers := $ray.cluster.workers }}
 {{- if gt (int $workers.minReplicas) (int $workers.maxReplicas) }}
 {{- fail (printf "ray.cluster.workers.minReplicas %d is above ray.cluster.workers.maxReplicas %d" (int $workers.minReplicas) (int $workers.maxReplicas)) }}
+{{- end }}
+{{- if and .Values.tls.clientCA (not .Values.tls.existingSecret) }}
+{{- fail "tls.clientCA is a key of the Secret tls.existingSecret, which is not set: set it, or remove tls.clientCA" }}
+{{- end }}
+{{- if and .Values.auth.openRead (not .Values.auth.existingSecret) }}
+{{- fail "auth.openRead lets reading go without a token, and no token is asked for: set auth.existingSecret, or remove auth.openRead" }}
 {{- end }}
 {{- if and .Values.podMonitor.enabled .Values.serviceMonitor.enabled }}
 {{- fail "podMonitor.enabled and serviceMonitor.enabled would scrape every pod twice: enable one of them" }}

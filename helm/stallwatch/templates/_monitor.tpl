@@ -1,7 +1,19 @@
-{{- /* One endpoint of a PodMonitor or a ServiceMonitor. */ -}}
+{{- /* One endpoint of a PodMonitor or a ServiceMonitor: of a dict with the monitor's values and the scheme. */ -}}
 {{- define "stallwatch.scrapeEndpoint" -}}
 port: http
 path: /metrics
+{{- if eq .scheme "https" }}
+scheme: https
+{{- end }}
+{{- with .monitor }}
+{{- with .tlsConfig }}
+tlsConfig:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .authorization }}
+authorization:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
 {{- with .interval }}
 interval: {{ . }}
 {{- end }}
@@ -16,5 +28,6 @@ relabelings:
 {{- with .metricRelabelings }}
 metricRelabelings:
   {{- toYaml . | nindent 2 }}
+{{- end }}
 {{- end }}
 {{- end }}

@@ -54,6 +54,7 @@
 
 {{- define "stallwatch.podTemplate" -}}
 {{- $embedded := eq .Values.ray.mode "embedded" }}
+{{- $scheme := ternary ", scheme: HTTPS" "" (eq (include "stallwatch.httpScheme" .) "https") }}
 metadata:
   labels:
     {{- include "stallwatch.labels" . | nindent 4 }}
@@ -127,6 +128,22 @@ spec:
         {{- with include "stallwatch.rayAddress" . }}
         - --ray-address={{ . }}
         {{- end }}
+        {{- if .Values.auth.existingSecret }}
+        - --tokens=/etc/stallwatch/auth/{{ .Values.auth.key }}
+        {{- if .Values.auth.openRead }}
+        - --open-read
+        {{- end }}
+        {{- end }}
+        {{- if .Values.tls.existingSecret }}
+        - --tls-cert=/etc/stallwatch/tls/{{ .Values.tls.certKey }}
+        - --tls-key=/etc/stallwatch/tls/{{ .Values.tls.privateKeyKey }}
+        {{- with .Values.tls.clientCA }}
+        - --tls-client-ca=/etc/stallwatch/tls/{{ . }}
+        {{- end }}
+        {{- if not .Values.tls.http }}
+        - --no-http-tls
+        {{- end }}
+        {{- end }}
         {{- range .Values.extraArgs }}
         - {{ . | quote }}
         {{- end }}
@@ -162,13 +179,13 @@ spec:
         - name: http
           containerPort: 9847
       startupProbe:
-        httpGet: {path: /livez, port: http}
+        httpGet: {path: /livez, port: http{{ $scheme }}}
         {{- toYaml .Values.startupProbe | nindent 8 }}
       livenessProbe:
-        httpGet: {path: /livez, port: http}
+        httpGet: {path: /livez, port: http{{ $scheme }}}
         {{- toYaml .Values.livenessProbe | nindent 8 }}
       readinessProbe:
-        httpGet: {path: /readyz, port: http}
+        httpGet: {path: /readyz, port: http{{ $scheme }}}
         {{- toYaml .Values.readinessProbe | nindent 8 }}
       resources:
         {{- toYaml .Values.resources | nindent 8 }}
@@ -178,6 +195,17 @@ spec:
         - name: data
           mountPath: /var/lib/stallwatch
         {{- include "stallwatch.rayVolumeMounts" . | nindent 8 }}
+        {{- /* Folders, not single files: only those follow when a Secret changes. */}}
+        {{- if .Values.auth.existingSecret }}
+        - name: auth
+          mountPath: /etc/stallwatch/auth
+          readOnly: true
+        {{- end }}
+        {{- if .Values.tls.existingSecret }}
+        - name: tls
+          mountPath: /etc/stallwatch/tls
+          readOnly: true
+        {{- end }}
         {{- with .Values.extraVolumeMounts }}
         {{- toYaml . | nindent 8 }}
         {{- end }}
@@ -190,6 +218,16 @@ spec:
         sizeLimit: {{ .Values.ray.node.sharedMemorySize }}
     {{- include "stallwatch.dataVolume" . | nindent 4 }}
     {{- include "stallwatch.rayTlsVolume" . | nindent 4 }}
+    {{- with .Values.auth.existingSecret }}
+    - name: auth
+      secret:
+        secretName: {{ . }}
+    {{- end }}
+    {{- with .Values.tls.existingSecret }}
+    - name: tls
+      secret:
+        secretName: {{ . }}
+    {{- end }}
     {{- with .Values.extraVolumes }}
     {{- toYaml . | nindent 4 }}
     {{- end }}

@@ -86,6 +86,7 @@ class Detector(Service):
         assert arguments[:2] == ["stallwatch", "serve"]
         ports = {"STALLWATCH_GRPC_PORT": "0", "STALLWATCH_HTTP_PORT": "0"}
         super().__init__(folder / arguments[arguments.index("--data-dir") + 1], environment=ports)
+        self.cwd = folder
         self.shown = [*arguments[1:], "--data-dir", str(self.directory)]
 
     def command(self) -> list[str]:

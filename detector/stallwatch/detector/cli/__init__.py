@@ -93,4 +93,6 @@ def _stand_in() -> None:
 
 
 def _complain(error: Exception) -> None:
-    typer.echo(f"stallwatch: {error}", err=True)
+    from stallwatch.detector.printable import printable
+
+    typer.echo(f"stallwatch: {printable(str(error))}", err=True)

@@ -23,6 +23,7 @@ _PLOTS = (".png", ".svg", ".html")
 # Reading and analysing less than this is over before a bar could be read.
 _BAR_FROM_BYTES = 4_000_000
 _BAR_FROM_POINTS = 50_000
+_MOST_CHARACTERS = 1000
 _BAR_FROM_FILES = 8
 _WIDTH_WITHOUT_TERMINAL = 110
 
@@ -201,4 +202,8 @@ def _console() -> Console:
 
 
 def _complain(message: str) -> None:
-    typer.echo(f"stallwatch analyze: {message}", err=True)
+    from stallwatch.detector.printable import printable
+
+    # Names in a file may be of any length.
+    shown = message if len(message) <= _MOST_CHARACTERS else f"{message[:_MOST_CHARACTERS]}..."
+    typer.echo(f"stallwatch analyze: {printable(shown)}", err=True)

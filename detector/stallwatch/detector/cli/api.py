@@ -38,9 +38,8 @@ TokenFileOption = Annotated[
     Path | None,
     typer.Option(
         "--token-file",
-        envvar="STALLWATCH_TOKEN_FILE",
         metavar="FILE",
-        help="File with the token for a detector that asks for one.  [default: STALLWATCH_TOKEN]",
+        help="File with the token for a detector that asks for one.  [default: STALLWATCH_TOKEN, STALLWATCH_TOKEN_FILE]",
     ),
 ]
 TlsCaOption = Annotated[
@@ -133,10 +132,11 @@ def is_worrying(findings: list[dict[str, Any]]) -> bool:
 
 
 def _token(file: Path | None) -> str:
-    """The token to send; empty for none."""
-    if file is None:
-        token = os.environ.get("STALLWATCH_TOKEN", "").strip()
-    else:
+    """The token to send, from where an agent would take it; empty for none."""
+    token = os.environ.get("STALLWATCH_TOKEN", "").strip() if file is None else ""
+    if file is None and not token and (named := os.environ.get("STALLWATCH_TOKEN_FILE")):
+        file = Path(named)
+    if file is not None:
         try:
             token = file.read_text(encoding="utf-8").strip()
         except (OSError, ValueError) as error:

@@ -18,6 +18,7 @@ from stallwatch.detector.cli.api import (
     TokenFileOption,
 )
 from stallwatch.detector.errors import UsageError
+from stallwatch.detector.printable import printable_values
 
 _PART = re.compile(r"(\d+(?:\.\d+)?)(s|m|h|d|w)")
 _UNITS = {"s": 1.0, "m": 60.0, "h": 3_600.0, "d": 86_400.0, "w": 604_800.0}
@@ -83,6 +84,7 @@ def seconds(text: str) -> float:
 
 
 def _line(silence_: dict[str, Any]) -> str:
+    silence_ = printable_values(silence_)
     until = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(silence_["expires_at"]))
     comment = f": {silence_['comment']}" if silence_["comment"] else ""
     return f"{silence_['id']}  run {silence_['run'] or '*'}, kind {silence_['kind'] or '*'}, until {until}{comment}"

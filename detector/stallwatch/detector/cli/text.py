@@ -11,6 +11,8 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from stallwatch.detector.printable import printable_values
+
 STYLES = {"critical": "bold red", "warning": "bold yellow", "info": "cyan"}
 WIDTH_WITHOUT_TERMINAL = 110
 ONE_LINE = 10_000
@@ -25,6 +27,7 @@ def console(width: int = WIDTH_WITHOUT_TERMINAL) -> Console:
 
 def runs_table(runs: list[dict[str, Any]]) -> Table:
     """One line a run."""
+    runs = printable_values(runs)
     table = Table(box=None, pad_edge=False)
     table.add_column("RUN", overflow="fold")
     table.add_column("STATE")
@@ -50,6 +53,7 @@ def runs_table(runs: list[dict[str, Any]]) -> Table:
 
 def run_report(run: Mapping[str, Any], resolved: list[dict[str, Any]]) -> RenderableType:
     """Everything there is to say of a run."""
+    run, resolved = printable_values(run), printable_values(resolved)
     parts: list[RenderableType] = [_headline(run), Padding(_numbers(run), (0, 0, 0, 2))]
     if not run["findings"]:
         parts.append(Text("No finding is firing."))
@@ -83,6 +87,7 @@ def finding_report(finding: Mapping[str, Any]) -> RenderableType:
 
 def finding_line(finding: Mapping[str, Any]) -> str:
     """A finding in one line."""
+    finding = printable_values(finding)
     return (
         f"{finding['status']} {finding['severity']} {finding['kind']} since step {finding['since_step']}"
         f"{_where(finding)}: {finding['reason']}"

@@ -6,6 +6,7 @@ the order they are asked, the pickiest first.
 
 from __future__ import annotations
 
+import csv
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -77,6 +78,14 @@ class LogSource:
     def read(self, selection: Selection | None = None, progress: Progress = no_progress) -> list[TrainingLog]:
         """Raises `LogError` when it cannot be read, `NotALogError` when it holds no training log."""
         selection = selection or Selection()
+        try:
+            return self._read(selection, progress)
+        except RecursionError:
+            raise LogError(f"{self.path}: it is nested deeper than any training log") from None
+        except csv.Error as error:
+            raise LogError(f"{self.path}: {error}") from None
+
+    def _read(self, selection: Selection, progress: Progress) -> list[TrainingLog]:
         if self.path.is_dir():
             return tensorboard.read_folder(self.path, selection)
         beginning = "" if tensorboard.is_event_file(self.path) else head(self.path)
@@ -108,7 +117,13 @@ def find_logs(path: Path) -> list[LogSource]:
 
 def _in_folder(path: Path) -> Iterator[Path]:
     states: dict[Path, Path] = {}
-    for folder in (path, *sorted(p for p in path.rglob("*") if p.is_dir() and not p.name.startswith("."))):
+    below = (p for p in path.rglob("*") if p.is_dir() and not p.name.startswith("."))
+    seen: set[Path] = set()
+    # A link to a folder that is there anyway, or above it, is no second one.
+    for folder in (path, *sorted(below, key=lambda each: (each.is_symlink(), each))):
+        if (real := folder.resolve()) in seen:
+            continue
+        seen.add(real)
         files = sorted(entry for entry in folder.iterdir() if entry.is_file())
         if any(map(tensorboard.is_event_file, files)) and not tensorboard.is_evaluation_side(folder):
             yield folder

@@ -77,9 +77,12 @@ def _header_line(text: io.TextIOWrapper) -> tuple[str, int]:
 
 def _header(path: Path, cells: Sequence[str]) -> list[str]:
     names: list[str] = []
+    # Beside the list: a header may have a hundred thousand names.
+    seen: set[str] = set()
     for place, cell in enumerate(cells, 1):
         name = cell.strip() or f"column {place}"
-        names.append(name if name not in names else f"{name} (column {place})")
+        names.append(name if name not in seen else f"{name} (column {place})")
+        seen.add(names[-1])
     numeric = 0
     for name in cells:
         try:

@@ -16,6 +16,9 @@ Progress = Callable[[int], None]
 """Is told how many more bytes of a file were read."""
 
 _HEAD_BYTES = 65_536
+_EXPANDED_BYTES = 256 * 1024 * 1024
+_EXPANSION = 100
+"""A compressed log may always grow to the first, and to the second times its size. Logs of numbers grow five- to thirtyfold."""
 # Names that say what a file is, not which run it is of: the folder says that.
 _COMMON_NAMES = frozenset(
     {"metrics", "trainer_state", "history", "log", "logs", "train", "training", "results", "output"}
@@ -47,14 +50,40 @@ class _Counted(io.RawIOBase):
         super().close()
 
 
+class _Limited(io.RawIOBase):
+    """Decompressed data that must not become more than so many bytes: a small file can hold a disk full of one letter."""
+
+    def __init__(self, path: Path, inner: gzip.GzipFile, most: int) -> None:
+        self._path = path
+        self._inner = inner
+        self._left = most
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]  # typeshed asks for any buffer
+        data = self._inner.read(len(buffer))
+        self._left -= len(data)
+        if self._left < 0:
+            raise LogError(
+                f"{self._path}: it grows to more than {_EXPANSION} times its size, as no training log does: decompress it first"
+            )
+        buffer[: len(data)] = data
+        return len(data)
+
+
 @contextmanager
 def opened(path: Path, progress: Progress = no_progress) -> Iterator[IO[bytes]]:
     """The file's bytes, decompressed; errors of the system, the encoding or the compression become a `LogError`."""
     try:
         with path.open("rb") as file:
             counted = io.BufferedReader(_Counted(file, progress), _HEAD_BYTES)
-            with gzip.GzipFile(fileobj=counted) if path.suffix == ".gz" else counted as stream:
-                yield cast("IO[bytes]", stream)
+            if path.suffix != ".gz":
+                yield cast("IO[bytes]", counted)
+                return
+            most = max(_EXPANDED_BYTES, _EXPANSION * path.stat().st_size)
+            with gzip.GzipFile(fileobj=counted) as expanded:
+                yield cast("IO[bytes]", io.BufferedReader(_Limited(path, expanded, most), _HEAD_BYTES))
     except UnicodeDecodeError:
         raise NotALogError(f"{path}: the file is not UTF-8 text") from None
     except (gzip.BadGzipFile, zlib.error, EOFError):

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from stallwatch.detector.core.findings import Finding
 from stallwatch.detector.core.learning import STOPPED_STATES
+from stallwatch.detector.printable import printable
 from stallwatch.detector.report.outcome import SEVERITIES, Outcome
 
 if TYPE_CHECKING:
@@ -50,6 +51,13 @@ def show(outcomes: Sequence[Outcome], console: Console) -> None:
         if len(outcomes) > 1:
             console.print()
         _details(outcome, console)
+
+
+def escape(text: str) -> str:
+    """Text of a log, which neither rich nor the terminal takes for more than that."""
+    from rich.markup import escape as without_markup
+
+    return without_markup(printable(text))
 
 
 def count(value: float) -> str:
@@ -108,7 +116,6 @@ def cost_words(outcome: Outcome) -> str | None:
 
 
 def _details(outcome: Outcome, console: Console) -> None:
-    from rich.markup import escape
     from rich.padding import Padding
     from rich.table import Table
 
@@ -147,8 +154,6 @@ def _details(outcome: Outcome, console: Console) -> None:
 
 def _rules(outcome: Outcome, console: Console) -> None:
     """What the rules of another tool said, those that said nothing in one line."""
-    from rich.markup import escape
-
     axis = outcome.log.axis
     console.print("  [dim]Rules of another tool, for comparison[/]")
     for rule in outcome.rules:
@@ -173,7 +178,6 @@ def _advice(outcome: Outcome) -> list[str]:
 
 def _finding(findings: Sequence[Finding], outcome: Outcome, console: Console) -> None:
     """The latest finding of a kind, with how often there was one."""
-    from rich.markup import escape
     from rich.padding import Padding
 
     finding = findings[-1]
@@ -192,7 +196,6 @@ def _finding(findings: Sequence[Finding], outcome: Outcome, console: Console) ->
 
 def _table(outcomes: Sequence[Outcome], console: Console) -> None:
     from rich import box
-    from rich.markup import escape
     from rich.table import Table
 
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)

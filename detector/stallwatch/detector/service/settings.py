@@ -166,7 +166,7 @@ def load(arguments: dict[str, Any], file: Path | None) -> Settings:
         if not name:
             raise UsageError(f"settings: {first['msg'].removeprefix('Value error, ')}") from None
         # A password may be part of an address.
-        secret = name.startswith("alerts") or name.endswith("url")
+        secret = name.startswith("alerts") or name == "store_url"
         what = name if secret else f"{name} is {first.get('input')!r}"
         raise UsageError(f"setting {what}: {first['msg'].lower()}") from None
     except ValueError as error:
