@@ -81,7 +81,11 @@ def batches(kind: str, steps: int) -> Iterator[torch.Tensor]:
     """Inputs of every step."""
     if kind in {"fork", "forkserver", "spawn"}:
         yield from torch.utils.data.DataLoader(
-            Samples(), batch_size=16, shuffle=True, num_workers=2, multiprocessing_context=kind
+            Samples(),
+            batch_size=16,
+            shuffle=True,
+            num_workers=1 if kind == "spawn" else 2,
+            multiprocessing_context=kind,
         )
         return
     for _ in range(steps):
@@ -93,6 +97,8 @@ def train(
     agent: dict[str, Any] | None = None,
     at_step: Callable[[int, Any], None] | None = None,
     steps: int | None = None,
+    *,
+    close: bool = True,
 ) -> Outcome:
     """Train from the seed.
 
@@ -101,6 +107,7 @@ def train(
         agent: Arguments of `attach`; None to train without the agent.
         at_step: Called before each step with its number and the agent: where faults happen.
         steps: How many; by default as many as the kind has.
+        close: Whether the agent is closed, rather than left to the end of the process.
     """
     count = steps or (WIDE_STEPS if kind == "wide" else STEPS)
     torch.manual_seed(7)
@@ -112,7 +119,7 @@ def train(
     try:
         losses = [_step(model, optimizer, watch, *each, at_step) for each in enumerate(batches(kind, count))]
     finally:
-        if watch is not None:
+        if watch is not None and close:
             watch.close()
     states = [model.state_dict(), [entry for _, entry in sorted(optimizer.state_dict()["state"].items())]]
     return Outcome(

@@ -94,11 +94,8 @@ class StepProbe:
         self.typical_step_seconds = 0.0
 
         self._seconds = [0.0] * 8
-        self._forwards = 0
-        self._micro_batches = 0
-        self._synchronised = 0
+        self._forwards = self._micro_batches = self._synchronised = 0
         self._step_ended = NAN
-        self._learned: list[Any] = []
         self._last_ready: Any = None
         self._evaluation_trains = False
         self._losses = Losses()
@@ -118,6 +115,7 @@ class StepProbe:
         self._sample_cost = self._sample_cpu = self._sampling_seconds = 0.0
         self._sampled_at = (0, 0.0, 0.0)
         self._handles: list[Any] = []
+        self._learned: list[Any] = []
 
     # --- installation -------------------------------------------------------------------------------------------
 
