@@ -70,6 +70,7 @@ class TelemetryServer(services.TelemetryServiceServicer):
         token: str | None = None,
         reject: Callable[[wire.Batch], str] | None = None,
         credentials: grpc.ServerCredentials | None = None,
+        before: Callable[[wire.StreamRequest], object] | None = None,
     ) -> None:
         self.ranks: dict[RankKey, RankRecord] = defaultdict(RankRecord)
         self.acknowledge = acknowledge
@@ -78,7 +79,8 @@ class TelemetryServer(services.TelemetryServiceServicer):
         self._heartbeat_seconds = heartbeat_seconds
         self._token = token
         self._reject = reject
-        self._credentials = credentials
+        self.credentials = credentials
+        self._before = before
         self._changed = threading.Condition()
         self._downstreams: list[SimpleQueue[wire.StreamResponse | None]] = []
         self._server: grpc.Server | None = None
@@ -98,10 +100,10 @@ class TelemetryServer(services.TelemetryServiceServicer):
         )
         services.add_TelemetryServiceServicer_to_server(self, server)
         address = f"127.0.0.1:{self.port}"
-        if self._credentials is None:
+        if self.credentials is None:
             self.port = server.add_insecure_port(address)
         else:
-            self.port = server.add_secure_port(address, self._credentials)
+            self.port = server.add_secure_port(address, self.credentials)
         server.start()
         self._server = server
 
@@ -170,6 +172,8 @@ class TelemetryServer(services.TelemetryServiceServicer):
         record = RankRecord()
         try:
             for request in requests:
+                if self._before is not None:
+                    self._before(request)
                 with self._changed:
                     record = self._take(request, record, responses)
                     self._changed.notify_all()

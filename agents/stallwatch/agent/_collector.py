@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 import time
@@ -111,20 +112,21 @@ class Collector:
             self._pack(contents)
 
     def _pack(self, contents: Contents) -> None:
-        """Makes a batch, or several when it is too large or holds something that cannot be sent."""
+        """Makes a batch, or several when it is too large or holds something that cannot be sent. Raises nothing."""
         reason: wire.DropReason.ValueType = wire.DROP_REASON_TOO_LARGE
+        parts = None
         try:
             batch = build_batch(self._buffer.next_sequence, time.time(), contents)
             if self._buffer.append(batch, self.max_message_bytes - _FRAME_BYTES):
                 return
         except Exception as error:
             reason = wire.DROP_REASON_INTERNAL_ERROR
-            self._errors += 1
-            if self._errors == 1:
-                logger.warning(
-                    "stallwatch: internal error, training is not affected: %r", error, exc_info=error
-                )
-        parts = contents.halves()
+            self._complain(error)
+        try:
+            parts = contents.halves()
+        except Exception as error:
+            reason = wire.DROP_REASON_INTERNAL_ERROR
+            self._complain(error)
         if parts is not None:
             for part in parts:
                 self._pack(part)
@@ -132,6 +134,15 @@ class Collector:
         self._drops.put_back(contents.dropped)
         for step in contents.all_steps():
             self._drops.add(reason, 1, step, step)
+
+    def _complain(self, error: Exception) -> None:
+        self._errors += 1
+        if self._errors == 1:
+            # What handles the script's log may fail, too.
+            with contextlib.suppress(Exception):
+                logger.warning(
+                    "stallwatch: internal error, training is not affected: %r", error, exc_info=error
+                )
 
     def _ready_records(self) -> list[StepRecord]:
         records: list[StepRecord] = []
@@ -145,19 +156,24 @@ class Collector:
             return fits and (sampled < _MAX_SAMPLES or record.sampled is None) and _is_ready(record)
 
         while len(records) < self.max_batch_steps:
-            record = self._records.take_if(wanted)
+            try:
+                record = self._records.take_if(wanted)
+            except Exception as error:
+                # What has been taken out must not be lost with it.
+                self._complain(error)
+                break
             if record is None:
                 break
             sampled += record.sampled is not None
             size += record.wire_bytes()
+            records.append(record)
             if record.clock is not None:
                 _use_device_times(record)
             try:
                 self._date_gradient(record)
             except Exception as error:
                 # The step is worth more than the age of its gradient, which stays unknown.
-                logger.debug("stallwatch: internal error: %r", error, exc_info=error)
-            records.append(record)
+                self._complain(error)
         return records
 
     def _date_gradient(self, record: StepRecord) -> None:

@@ -75,7 +75,7 @@ class StepProbe:
         self._input_statistics = probes.input_statistics
         self._input: torch.Tensor | None = None
         self._note = note
-        self._lost = lost
+        self._lost = lost if lost is not None else _nothing
         self._trainable = len(model.trainable)
         self._sentinel = GradientSentinel(model.trainable) if probes.gradient_fingerprint else None
         self._parameters = (
@@ -94,15 +94,14 @@ class StepProbe:
         self.typical_step_seconds = 0.0
 
         self._seconds = [0.0] * 8
-        self._forwards = 0
-        self._micro_batches = 0
-        self._synchronised = 0
+        self._forwards = self._micro_batches = self._synchronised = 0
         self._step_ended = NAN
-        self._learned: list[Any] = []
         self._last_ready: Any = None
         self._evaluation_trains = False
         self._losses = Losses()
         self._pending: StepRecord | None = None
+        self._stray: Losses | None = None
+        """Where losses go that are logged for a step whose record was lost."""
         self._readings: SampledReadings | None = None
         self._fingerprint: int | torch.Tensor = -1
         self._produced: int | torch.Tensor = -1
@@ -116,6 +115,7 @@ class StepProbe:
         self._sample_cost = self._sample_cpu = self._sampling_seconds = 0.0
         self._sampled_at = (0, 0.0, 0.0)
         self._handles: list[Any] = []
+        self._learned: list[Any] = []
 
     # --- installation -------------------------------------------------------------------------------------------
 
@@ -384,9 +384,12 @@ class StepProbe:
             self._hand_on()
             record = self._close_record(now, optimizer)
         finally:
-            # A step that could not be read has been made all the same: the next one must not go by its number.
-            if record is None and self._lost is not None:
+            # A step that could not be read has been made all the same: the next one must not go by its number, nor have its loss.
+            if self._pending is not None:
+                self._lost(self._pending.step)
+            if record is None:
                 self._lost(self.next_step)
+                self._stray = self._losses
             self._pending = record
             self._end_step(now)
         if record.sampled is not None:
@@ -504,14 +507,25 @@ class StepProbe:
 
     def losses(self) -> Losses:
         """Where a loss that is logged now belongs."""
-        return self._losses if self._pending is None else self._pending.losses
+        if self._pending is not None:
+            return self._pending.losses
+        return self._losses if self._stray is None else self._stray
 
     def _hand_on(self) -> None:
+        self._stray = None
         pending, self._pending = self._pending, None
         if pending is None:
             return
-        pending.arrived = self._reader.fence()
-        self._deliver(pending)
+        try:
+            pending.arrived = self._reader.fence()
+            self._deliver(pending)
+        except Exception as error:
+            self._lost(pending.step)
+            self._guard.failed(error)
+
+
+def _nothing(_step: int) -> None:
+    pass
 
 
 def restored_step(optimizer: torch.optim.Optimizer) -> int:
