@@ -33,7 +33,8 @@ from stallwatch.detector.ingest.gateway import Gateway, GatewayServer
 from stallwatch.detector.ingest.quota import Quotas, metered
 from stallwatch.detector.ingest.statistics import IngestStatistics
 from stallwatch.detector.service.analysis_settings import analysis_config
-from stallwatch.detector.service.counters import alert_samples, own_samples, snapshot_samples
+from stallwatch.detector.service.counters import alert_samples, own_samples, run_samples, snapshot_samples
+from stallwatch.detector.service.readiness import Readiness
 from stallwatch.detector.service.runs import Runs
 from stallwatch.detector.service.settings import Settings
 from stallwatch.detector.store import Store, sqlite_url
@@ -103,8 +104,7 @@ async def _serve(settings: Settings) -> None:
         admission = Admission(settings.max_streams, settings.max_ranks_per_run)
         gateway = GatewayServer(Gateway(runs, statistics, admission), max_streams=settings.max_streams)
 
-        async def problems() -> list[str]:
-            return await asyncio.to_thread(_problems, store, stopped.is_set())
+        readiness = Readiness(store.url, stopped.is_set)
 
         def shown() -> Iterator[tuple[RunView, Sequence[Finding]]]:
             return ((result.view, result.findings) for result in runs.shown())
@@ -118,13 +118,14 @@ async def _serve(settings: Settings) -> None:
             watched = runs.shown()
             own = (
                 *own_samples(statistics, len(watched), runs.restarts),
+                *run_samples(runs.evictions, runs.memory_bytes()),
                 *snapshot_samples(runs.snapshots, watched),
                 *alert_samples(alerts.statistics, *alerts.counts()),
             )
             return Exposed(watched, own, alerts.sentences(), alerts.silenced())
 
         fair = Middleware(FairShares, turns_of=quotas.readers, carry=metered)
-        http = HttpServer(create_app(runs, expose, problems, alerts=alerts, links=links, fair=fair))
+        http = HttpServer(create_app(runs, expose, readiness.problems, alerts=alerts, links=links, fair=fair))
         grpc_port = await gateway.start(settings.host, settings.grpc_port)
         await runs.start()
         await alerts.start()
@@ -141,6 +142,7 @@ async def _serve(settings: Settings) -> None:
                 )
         finally:
             ray_gone.cancel()
+            readiness.close()
             (settings.data_dir / SERVICE_FILE).unlink(missing_ok=True)
     finally:
         http_socket.close()
@@ -183,21 +185,6 @@ def _analyzers(ray: Cluster, store: Store, settings: Settings) -> Analyzers:
         version=VERSION,
     )
     return Analyzers(ray, store, analyzer_settings, analysis_config(settings.analysis))
-
-
-def _problems(store: Store, stopping: bool) -> list[str]:
-    import ray
-
-    found = []
-    if stopping:
-        found.append("shutting down")
-    try:
-        store.check()
-    except StoreError as error:
-        found.append(str(error))
-    if not ray.is_initialized():
-        found.append("Ray is gone")
-    return found
 
 
 def _announce(addresses: Addresses, directory: Path, ray: Cluster, store: Store) -> None:
