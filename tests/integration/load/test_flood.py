@@ -87,30 +87,24 @@ def test_a_flood_waits_for_its_share_and_others_do_not(service, quiet):
 
 def test_a_batch_that_would_unfold_is_rejected_unparsed(service, quiet):
     """Two million empty records in 4 MB would be more than a gigabyte; the stream goes on."""
-    with Stream(service.grpc_address) as stream:
-        stream.send(hello=hello("unfolding"))
-        stream.receive("welcome")
-        record = pb.Batch(samples=[pb.SampledRecord()]).SerializeToString()
-        inner = pb.Batch(sequence=1).SerializeToString() + record * 1_900_000
-        message = pb.StreamRequest.FromString(b"")
-        # Made of bytes: parsed, it would cost the test what it spares the detector.
-        message = Raw(b"\x12" + varint(len(inner)) + inner)
-        stream._requests.put(message)
-        rejection = stream.receive("rejection")
-        assert (rejection.sequence, rejection.field) == (1, "samples")
-        assert "more than 4096 records" in rejection.message
-        assert stream.receive("acknowledgement").accepted_sequence == 1
-
-
-class Raw:
-    """A message that is bytes already."""
-
-    def __init__(self, data: bytes) -> None:
-        self._data = data
-
-    def SerializeToString(self) -> bytes:  # noqa: N802
-        """The bytes."""
-        return self._data
+    # Made of bytes: parsed, it would cost the test what it spares the detector.
+    record = pb.Batch(samples=[pb.SampledRecord()]).SerializeToString()
+    inner = pb.Batch(sequence=1).SerializeToString() + record * 1_900_000
+    messages = [
+        pb.StreamRequest(hello=hello("unfolding")).SerializeToString(),
+        b"\x12" + varint(len(inner)) + inner,
+        pb.StreamRequest(batch=pb.Batch(sequence=2, steps=steps(0, 10))).SerializeToString(),
+        pb.StreamRequest(goodbye=pb.Goodbye(reason="finished", last_step=9)).SerializeToString(),
+    ]
+    with grpc.insecure_channel(service.grpc_address) as channel:
+        stream = channel.stream_stream(
+            "/stallwatch.v1.TelemetryService/Stream", response_deserializer=pb.StreamResponse.FromString
+        )
+        answers = list(stream(iter(messages), timeout=60))
+    (rejection,) = [each.rejection for each in answers if each.WhichOneof("payload") == "rejection"]
+    assert (rejection.sequence, rejection.field) == (1, "samples")
+    assert "more than 4096 records" in rejection.message
+    assert answers[-1].acknowledgement.durable_sequence == 2
 
 
 def varint(value: int) -> bytes:

@@ -21,6 +21,7 @@ from stallwatch.detector.errors import (
 from stallwatch.detector.ingest import limits
 from stallwatch.detector.ingest.admission import Admission
 from stallwatch.detector.ingest.channel import RunChannel
+from stallwatch.detector.ingest.quota import Meter, Quotas, metered
 from stallwatch.detector.ingest.statistics import IngestStatistics
 from stallwatch.detector.ingest.stream import NO_MESSAGE, RankStream
 from stallwatch.detector.ingest.validate import check_hello
@@ -37,7 +38,7 @@ LEAST_PING_INTERVAL_SECONDS = 5
 SPARE_STREAMS = 1000
 """Beyond the limit: for health checks, and for those that are told of the limit."""
 STREAM_SECONDS = 0.001
-"""Of the event loop, about what opening and ending a stream takes."""
+"""Of the event loop, about what gRPC takes to open and end a stream, which cannot be measured from here."""
 ANYBODY = ""
 """The account of whoever did not say who they are."""
 
@@ -55,10 +56,13 @@ class Channels(Protocol):
 class Gateway(telemetry_pb2_grpc.TelemetryServiceServicer):
     """Takes streams, checks who speaks, and lets a `RankStream` carry each."""
 
-    def __init__(self, channels: Channels, statistics: IngestStatistics, admission: Admission) -> None:
+    def __init__(
+        self, channels: Channels, statistics: IngestStatistics, admission: Admission, quotas: Quotas
+    ) -> None:
         self._channels = channels
         self._statistics = statistics
         self._admission = admission
+        self._quotas = quotas
         self._closing = False
 
     def close(self) -> None:
@@ -72,12 +76,12 @@ class Gateway(telemetry_pb2_grpc.TelemetryServiceServicer):
         try:
             if self._closing:
                 await context.abort(grpc.StatusCode.UNAVAILABLE, "the detector is shutting down")
-            hello = await self._read_hello(context)
+            newcomer = self._quotas.newcomers(_host(context))
+            newcomer.charge(STREAM_SECONDS)
+            hello = await metered(newcomer, self._read_hello(context, newcomer))
             try:
                 with self._admission.admit(ANYBODY, hello.run):
                     channel = await self._open(hello, context)
-                    channel.meter.charge(STREAM_SECONDS)
-                    await channel.meter.turn()
                     await RankStream(context, hello, channel, self._statistics).serve()
             except TooManyStreamsError as error:
                 await self._refuse(context, grpc.StatusCode.RESOURCE_EXHAUSTED, error.reason, str(error))
@@ -101,8 +105,9 @@ class Gateway(telemetry_pb2_grpc.TelemetryServiceServicer):
                     reading.cancel()
         return reading.result() if reading.done() else None
 
-    async def _read_hello(self, context: Any) -> pb.Hello:
+    async def _read_hello(self, context: Any, newcomer: Meter) -> pb.Hello:
         refuse = grpc.StatusCode.INVALID_ARGUMENT
+        await newcomer.turn()
         message = await self._read_first(context)
         if message is None:
             await self._refuse(
@@ -146,6 +151,12 @@ class Gateway(telemetry_pb2_grpc.TelemetryServiceServicer):
         self._statistics.streams_refused[reason] += 1
         log.info("stream of %s refused: %s", context.peer(), message)
         await context.abort(code, message)
+
+
+def _host(context: Any) -> str:
+    """Of a stream's other end, without the port, which every connection has its own of."""
+    peer: str = context.peer()
+    return peer.rpartition(":")[0]
 
 
 class GatewayServer:

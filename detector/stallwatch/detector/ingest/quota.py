@@ -27,10 +27,14 @@ HELD_SECONDS = 1.0
 """For so long after it had to wait a run counts as one that wants more than it may have."""
 SLICE_SECONDS = 0.001
 """Work on one message that takes longer makes room for others in between."""
+SHORTEST_NAP_SECONDS = 0.0005
 LONGEST_NAP_SECONDS = 0.1
 """Shares change: nobody sleeps longer without a look at what it may have now."""
 READERS = "/readers"
-"""The account of those who read over HTTP: no token has such a name."""
+NEWCOMERS = "/newcomers"
+"""The accounts of those who read over HTTP, and of streams of which it is not known whose they are: no token has such names."""
+MOST_HOSTS = 1024
+"""Hosts that are told apart among newcomers."""
 READERS_BURST_SECONDS = 0.1
 """The same for readers of one sort: a page is some requests at once."""
 NO_LIMIT = 1e15
@@ -99,21 +103,21 @@ class Meter:
             while (due := self._due())[0] > 0:
                 reason = due[1]
                 self._quotas.held(self)
-                await asyncio.sleep(min(due[0], LONGEST_NAP_SECONDS))
+                await asyncio.sleep(min(max(due[0], SHORTEST_NAP_SECONDS), LONGEST_NAP_SECONDS))
         waited = self._quotas.now() - started
         self._throttled[reason] += waited
         return waited
 
     async def breathe(self) -> None:
         """In the middle of a message: let others go first when this has taken long."""
-        if self._quotas.now() - self._began > SLICE_SECONDS:
+        if self._quotas.busy() - self._began > SLICE_SECONDS:
             # What was taken is charged when the step ends.
             await asyncio.sleep(0)
             await self.turn()
 
     def begin(self) -> float:
         """A step of this run's work starts; return when."""
-        self._began = self._quotas.now()
+        self._began = self._quotas.busy()
         return self._began
 
     def charge(self, seconds: float) -> None:
@@ -123,7 +127,7 @@ class Meter:
 
     def end(self, began: float) -> None:
         """The step that began then is over."""
-        self.charge(self._quotas.now() - began)
+        self.charge(self._quotas.busy() - began)
 
     def _due(self) -> tuple[float, str]:
         now = self._quotas.now()
@@ -153,13 +157,17 @@ class Quotas:
         *,
         run_bytes_per_second: float,
         clock: Clock = time.perf_counter,
+        busy: Clock = time.thread_time,
     ) -> None:
         self.now = clock
+        self.busy = busy
+        """CPU time: a run is not charged with what other threads and processes take in the middle of its work."""
         self._throttled = throttled
         self._readers_throttled = readers_throttled
         self._run_bytes_per_second = run_bytes_per_second
         self._meters: WeakValueDictionary[tuple[str, str], Meter] = WeakValueDictionary()
         self._accounts: WeakValueDictionary[str, Account] = WeakValueDictionary()
+        self._newcomers: dict[Meter, None] = {}
         self._active: dict[Meter, float] = {}
         self._held: dict[Meter, float] = {}
 
@@ -181,6 +189,14 @@ class Quotas:
             meter = Meter(self, owner, run, rate, BURST_SECONDS, self._throttled)
             self._meters[account, run] = meter
         meter.account = owner
+        return meter
+
+    def newcomers(self, host: str) -> Meter:
+        """A meter for streams that have not said yet of which run they are: to the others they are all one account."""
+        meter = self.of(NEWCOMERS, host)
+        self._newcomers[meter] = None
+        if len(self._newcomers) > MOST_HOSTS:
+            del self._newcomers[next(iter(self._newcomers))]
         return meter
 
     def readers(self, sort: str) -> Meter:

@@ -8,6 +8,7 @@ import logging
 import os
 import signal
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,6 +35,7 @@ from stallwatch.detector.ingest.quota import Quotas, metered
 from stallwatch.detector.ingest.statistics import IngestStatistics
 from stallwatch.detector.service.analysis_settings import analysis_config
 from stallwatch.detector.service.counters import alert_samples, own_samples, run_samples, snapshot_samples
+from stallwatch.detector.service.ending import end_by_force
 from stallwatch.detector.service.readiness import Readiness
 from stallwatch.detector.service.runs import Runs
 from stallwatch.detector.service.settings import Settings
@@ -44,6 +46,10 @@ SERVICE_FILE = "service.json"
 STREAM_GRACE_SECONDS = 1.0
 RAY_SECONDS = 5.0
 """Between two looks whether Ray is still there."""
+HEAD_SECONDS = 30.0
+"""How long the head of a Ray cluster may be away."""
+FORCE_SECONDS = 20.0
+"""After the time for an end in order: for Ray to let go, which it may never do when its cluster is gone."""
 
 log = logging.getLogger(__name__)
 
@@ -102,7 +108,9 @@ async def _serve(settings: Settings) -> None:
         )
         runs = Runs(store, _analyzers(ray, store, settings), statistics, settings, quotas)
         admission = Admission(settings.max_streams, settings.max_ranks_per_run)
-        gateway = GatewayServer(Gateway(runs, statistics, admission), max_streams=settings.max_streams)
+        gateway = GatewayServer(
+            Gateway(runs, statistics, admission, quotas), max_streams=settings.max_streams
+        )
 
         readiness = Readiness(store.url, stopped.is_set)
 
@@ -132,9 +140,10 @@ async def _serve(settings: Settings) -> None:
         await http.start(http_socket)
         addresses = Addresses(settings.host, grpc_port, http_socket.getsockname()[1])
         _announce(addresses, settings.data_dir, ray, store)
-        ray_gone = asyncio.create_task(_ray_gone(stopped), name="ray")
+        ray_gone = asyncio.create_task(_ray_gone(stopped, ray), name="ray")
         try:
             await stopped.wait()
+            end_by_force(settings.shutdown_seconds + FORCE_SECONDS)
             await _shut_down(runs, gateway, http, alerts, settings.shutdown_seconds)
             if ray_gone.done():
                 raise RayLostError(
@@ -150,10 +159,20 @@ async def _serve(settings: Settings) -> None:
         store.close()
 
 
-async def _ray_gone(stopped: asyncio.Event) -> str:
+async def _ray_gone(stopped: asyncio.Event, ray: Cluster) -> str:
     """Stop the service when its Ray is gone, and say why: whoever started it starts it again."""
+    heard_at = time.monotonic()
     while True:
         await asyncio.sleep(RAY_SECONDS)
+        if not await asyncio.to_thread(cluster.head_answers, ray.address):
+            # It may come back. For much longer Ray does not wait: it would end this process without a word.
+            if (away := time.monotonic() - heard_at) > HEAD_SECONDS:
+                sentence = f"the head of Ray at {ray.address} has been away for {away:.0f} s"
+                log.error("%s: the detector ends; start it again when the cluster is there", sentence)
+                stopped.set()
+                return sentence
+            continue
+        heard_at = time.monotonic()
         try:
             reason = await asyncio.to_thread(cluster.lost)
         except Exception as error:
