@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import socket
 
 from stallwatch.detector.alerts import webhooks
 from stallwatch.detector.alerts.ledger import Ledger
@@ -76,6 +77,18 @@ async def test_a_receiver_that_is_busy_is_asked_again(center, receiver, monkeypa
     await until("the event", lambda: receiver.bodies)
     assert running.statistics.webhook_errors[0] == 3
     assert running.statistics.dead_letters[0] == 0
+
+
+async def test_a_receiver_that_hangs_holds_nobody_else_up(center, watched, receiver):
+    """Each has a queue of its own; the detector goes on looking."""
+    with socket.create_server(("127.0.0.1", 0)) as hanging:
+        port = hanging.getsockname()[1]
+        running = await center(webhooks=[{"url": f"http://127.0.0.1:{port}"}, {"url": receiver.url}])
+        await until("the event at the other", lambda: receiver.bodies)
+        watched.resolve()
+        await running.look()
+        await until("its end at the other", lambda: len(receiver.bodies) == 2)
+        assert running.statistics.webhook_sends[0] == 0
 
 
 async def test_an_event_is_given_up_when_it_is_refused_or_too_old(center, receiver, caplog, monkeypatch):

@@ -21,7 +21,13 @@ from stallwatch.detector.http.app import create_app
 from stallwatch.detector.http.catalogue import METRICS
 from stallwatch.detector.http.collector import Exposed
 from stallwatch.detector.ingest.statistics import IngestStatistics
-from stallwatch.detector.service.counters import SnapshotCounts, alert_samples, own_samples, snapshot_samples
+from stallwatch.detector.service.counters import (
+    SnapshotCounts,
+    alert_samples,
+    own_samples,
+    run_samples,
+    snapshot_samples,
+)
 from support.analyzer_inputs import a_run
 from support.http_server import serving
 
@@ -147,6 +153,7 @@ def client(model):
     shown = PollResult("g", model.seen, model.all, (), (), 3, 0, 1000, 0.01, 5.0)
     own = (
         *own_samples(IngestStatistics(), 1, 0),
+        *run_samples({"over": 0, "room": 0, "memory": 0}, 0),
         *snapshot_samples(SnapshotCounts(3, 0), [shown]),
         *alert_samples(AlertStatistics(), 1, 1, 1, 1),
     )

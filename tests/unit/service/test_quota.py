@@ -28,6 +28,7 @@ class Loop:
             self.statistics.readers_throttled,
             run_bytes_per_second=1e6,
             clock=lambda: self.time,
+            busy=lambda: self.time,
         )
         self._sleepers: list[tuple[float, int, asyncio.Future]] = []
         self._count = 0

@@ -31,7 +31,8 @@ SNAPSHOT_SHARE = 0.05
 TOLD_SECONDS = 5.0
 """For so long every poll says what has become durable."""
 FAILING_SHARE = 0.2
-"""The same for tries that fail."""
+FAILING_SECONDS = 0.5
+"""The same for tries that fail, unless they fail at once."""
 
 log = logging.getLogger(__name__)
 
@@ -229,7 +230,8 @@ class RunAnalyzer:
             self._snapshot_failures += 1
             # The time in which a store that is locked was waited for is not there for what agents send.
             waited = time.perf_counter() - started
-            pause = max(self.settings.snapshot_seconds, waited / FAILING_SHARE)
+            wished = self.settings.snapshot_seconds
+            pause = max(wished, waited / FAILING_SHARE) if waited > FAILING_SECONDS else wished
             self._next_snapshot_at = time.monotonic() + pause
             log.error("run %s: no snapshot: %s", self.run, error)  # noqa: TRY400  no bug of ours
             return False

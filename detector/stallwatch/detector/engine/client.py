@@ -154,4 +154,7 @@ class Analyzers:
             # A SQLite file is on this machine only.
             node = ray.get_runtime_context().get_node_id()
             options["scheduling_strategy"] = NodeAffinitySchedulingStrategy(node, soft=False)
+        elif not self._cluster.embedded:
+            # They ask for no CPU, so Ray would put all of them on one node.
+            options["scheduling_strategy"] = "SPREAD"
         return ray.remote(RunAnalyzer).options(**options).remote(run, self._settings, self._config)

@@ -77,6 +77,17 @@ def lost() -> str | None:
     return "the Ray node on this machine is gone"
 
 
+def head_answers(address: str | None) -> bool:
+    """Whether something listens at the head of the cluster; always for an embedded one."""
+    if address is None or address == "auto":
+        return True
+    try:
+        check_reachable(address)
+    except UsageError:
+        return False
+    return True
+
+
 def _start_embedded() -> None:
     os.environ.pop("RAY_ADDRESS", None)
     if "RAY_AUTH_MODE" not in os.environ:

@@ -178,6 +178,16 @@ METRICS = _catalogue(
     Metric("stallwatch_ingest_queue_bytes", "gauge", "Bytes received and not yet analyzed."),
     Metric("stallwatch_analyzer_runs", "gauge", "Runs that are watched now."),
     Metric(
+        "stallwatch_runs_evicted_total",
+        "counter",
+        "Runs that left memory and are read from the store: because they ended long enough ago (over), another needed "
+        "the place (room), or analyzers held more memory than they may (memory).",
+        ("reason",),
+    ),
+    Metric(
+        "stallwatch_analyzer_memory_bytes", "gauge", "Memory of the processes of all analyzers, as they say."
+    ),
+    Metric(
         "stallwatch_analyzer_restarts_total",
         "counter",
         "How often a run's analyzer was lost and opened again.",

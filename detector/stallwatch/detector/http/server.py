@@ -13,8 +13,11 @@ import uvicorn
 from starlette.applications import Starlette
 
 from stallwatch.detector.errors import UsageError
+from stallwatch.detector.http.connections import BoundedConnection
 
 GRACE_SECONDS = 2
+MOST_CONNECTIONS = 512
+"""Beyond these a request is answered with 503 at once."""
 
 
 class _Server(uvicorn.Server):
@@ -49,6 +52,8 @@ class HttpServer:
             lifespan="off",
             server_header=False,
             timeout_graceful_shutdown=GRACE_SECONDS,
+            http=BoundedConnection,
+            limit_concurrency=MOST_CONNECTIONS,
         )
         self._server = _Server(config)
         self._serving: asyncio.Task[None] | None = None

@@ -26,6 +26,7 @@ from stallwatch.detector.errors import (
 from stallwatch.detector.ingest import limits
 from stallwatch.detector.ingest.admission import Admission
 from stallwatch.detector.ingest.channel import RunChannel
+from stallwatch.detector.ingest.quota import Meter, Quotas, metered
 from stallwatch.detector.ingest.statistics import IngestStatistics
 from stallwatch.detector.ingest.stream import NO_MESSAGE, RankStream
 from stallwatch.detector.ingest.validate import check_hello
@@ -42,7 +43,7 @@ LEAST_PING_INTERVAL_SECONDS = 5
 SPARE_STREAMS = 1000
 """Beyond the limit: for health checks, and for those that are told of the limit."""
 STREAM_SECONDS = 0.001
-"""Of the event loop, about what opening and ending a stream takes."""
+"""Of the event loop, about what gRPC takes to open and end a stream, which cannot be measured from here."""
 
 log = logging.getLogger(__name__)
 
@@ -63,11 +64,13 @@ class Gateway(telemetry_pb2_grpc.TelemetryServiceServicer):
         channels: Channels,
         statistics: IngestStatistics,
         admission: Admission,
+        quotas: Quotas,
         gate: Gate | None = None,
     ) -> None:
         self._channels = channels
         self._statistics = statistics
         self._admission = admission
+        self._quotas = quotas
         self._gate = gate if gate is not None else Gate()
         self._throttle = Throttle()
         self._sessions: dict[RankStream, Session] = {}
@@ -96,19 +99,22 @@ class Gateway(telemetry_pb2_grpc.TelemetryServiceServicer):
         try:
             if self._closing:
                 await context.abort(grpc.StatusCode.UNAVAILABLE, "the detector is shutting down")
+            newcomer = self._quotas.newcomers(_host(context))
+            newcomer.charge(STREAM_SECONDS)
             session = await self._authenticate(context)
-            hello = await self._read_hello(context)
+            hello = await metered(newcomer, self._read_hello(context, newcomer))
             await self._permit(session, hello.run, context)
             account = session.principal
             try:
                 with self._admission.admit(account.name, hello.run, max_of_account=account.max_streams):
                     channel = await self._open(hello, context)
-                    channel.meter.belong(account.name, account.max_bytes_per_second)
-                    channel.meter.charge(STREAM_SECONDS)
-                    await channel.meter.turn()
-                    # All this takes seconds, in which a token may be revoked.
+                    # Opening takes seconds, in which a token may be revoked.
                     await self._permit(session, hello.run, context)
-                    await self._carry(RankStream(context, hello, channel, self._statistics), session)
+                    meter = self._quotas.of(
+                        account.name, hello.run, account_bytes_per_second=account.max_bytes_per_second
+                    )
+                    stream = RankStream(context, hello, channel, self._statistics, meter=meter)
+                    await self._carry(stream, session)
             except TooManyStreamsError as error:
                 await self._refuse(context, grpc.StatusCode.RESOURCE_EXHAUSTED, error.reason, str(error))
             except AnalyzerLostError as error:
@@ -162,8 +168,9 @@ class Gateway(telemetry_pb2_grpc.TelemetryServiceServicer):
                     reading.cancel()
         return reading.result() if reading.done() else None
 
-    async def _read_hello(self, context: Any) -> pb.Hello:
+    async def _read_hello(self, context: Any, newcomer: Meter) -> pb.Hello:
         refuse = grpc.StatusCode.INVALID_ARGUMENT
+        await newcomer.turn()
         message = await self._read_first(context)
         if message is None:
             await self._refuse(
@@ -206,7 +213,7 @@ class Gateway(telemetry_pb2_grpc.TelemetryServiceServicer):
     async def _refuse(self, context: Any, code: grpc.StatusCode, reason: str, message: str) -> None:
         self._statistics.streams_refused[reason] += 1
         # Whoever knocks without a token must not fill the log.
-        if reason != "unauthenticated" or self._throttle.fail(context.peer().rpartition(":")[0]):
+        if reason != "unauthenticated" or self._throttle.fail(_host(context)):
             log.info("stream of %s refused: %s", context.peer(), message)
         await context.abort(code, message)
 
@@ -215,6 +222,12 @@ def _not_allowed(principal: Principal, run: str) -> str:
     if not principal.has(Scope.WRITE):
         return f"token {principal.name} has no scope {Scope.WRITE.value}: it cannot send telemetry"
     return f"token {principal.name} is not for run {run!r}: its runs are {', '.join(principal.runs)}"
+
+
+def _host(context: Any) -> str:
+    """Of a stream's other end, without the port, which every connection has its own of."""
+    peer: str = context.peer()
+    return peer.rpartition(":")[0]
 
 
 class GatewayServer:

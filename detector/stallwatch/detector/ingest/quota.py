@@ -27,10 +27,14 @@ HELD_SECONDS = 1.0
 """For so long after it had to wait a run counts as one that wants more than it may have."""
 SLICE_SECONDS = 0.001
 """Work on one message that takes longer makes room for others in between."""
+SHORTEST_NAP_SECONDS = 0.0005
 LONGEST_NAP_SECONDS = 0.1
 """Shares change: nobody sleeps longer without a look at what it may have now."""
 READERS = "/readers"
-"""The account of those who read over HTTP: no token has such a name."""
+NEWCOMERS = "/newcomers"
+"""The accounts of those who read over HTTP, and of streams of which it is not known whose they are: no token has such names."""
+MOST_HOSTS = 1024
+"""Hosts that are told apart among newcomers."""
 READERS_BURST_SECONDS = 0.1
 """The same for readers of one sort: a page is some requests at once."""
 NO_LIMIT = 1e15
@@ -83,11 +87,6 @@ class Meter:
         self.seconds = 0.0
         """Of the event loop's time, so far."""
 
-    def belong(self, account: str, bytes_per_second: float | None) -> None:
-        """Whose runs this one is counted among from now on, and what all of them may send: of whoever opened a stream last."""
-        self.account = self._quotas.account(account, bytes_per_second)
-        self.account.bytes_per_second = bytes_per_second
-
     async def turn(self, size: int = 0) -> float:
         """Wait until a message of so many bytes may be worked on; return for how many seconds that was.
 
@@ -104,21 +103,21 @@ class Meter:
             while (due := self._due())[0] > 0:
                 reason = due[1]
                 self._quotas.held(self)
-                await asyncio.sleep(min(due[0], LONGEST_NAP_SECONDS))
+                await asyncio.sleep(min(max(due[0], SHORTEST_NAP_SECONDS), LONGEST_NAP_SECONDS))
         waited = self._quotas.now() - started
         self._throttled[reason] += waited
         return waited
 
     async def breathe(self) -> None:
         """In the middle of a message: let others go first when this has taken long."""
-        if self._quotas.now() - self._began > SLICE_SECONDS:
+        if self._quotas.busy() - self._began > SLICE_SECONDS:
             # What was taken is charged when the step ends.
             await asyncio.sleep(0)
             await self.turn()
 
     def begin(self) -> float:
         """A step of this run's work starts; return when."""
-        self._began = self._quotas.now()
+        self._began = self._quotas.busy()
         return self._began
 
     def charge(self, seconds: float) -> None:
@@ -128,7 +127,7 @@ class Meter:
 
     def end(self, began: float) -> None:
         """The step that began then is over."""
-        self.charge(self._quotas.now() - began)
+        self.charge(self._quotas.busy() - began)
 
     def _due(self) -> tuple[float, str]:
         now = self._quotas.now()
@@ -158,13 +157,17 @@ class Quotas:
         *,
         run_bytes_per_second: float,
         clock: Clock = time.perf_counter,
+        busy: Clock = time.thread_time,
     ) -> None:
         self.now = clock
+        self.busy = busy
+        """CPU time: a run is not charged with what other threads and processes take in the middle of its work."""
         self._throttled = throttled
         self._readers_throttled = readers_throttled
         self._run_bytes_per_second = run_bytes_per_second
         self._meters: WeakValueDictionary[tuple[str, str], Meter] = WeakValueDictionary()
         self._accounts: WeakValueDictionary[str, Account] = WeakValueDictionary()
+        self._newcomers: dict[Meter, None] = {}
         self._active: dict[Meter, float] = {}
         self._held: dict[Meter, float] = {}
 
@@ -176,8 +179,10 @@ class Quotas:
         bytes_per_second: float | None = None,
         account_bytes_per_second: float | None = None,
     ) -> Meter:
-        """The meter of a run; limits that are given hold from now on, others stay as they are."""
-        owner = self.account(account, account_bytes_per_second)
+        """The meter of a run; the limits of its account hold from now on."""
+        owner = self._accounts.get(account)
+        if owner is None or owner.bytes_per_second != account_bytes_per_second:
+            owner = self._accounts[account] = Account(account, account_bytes_per_second, self.now())
         meter = self._meters.get((account, run))
         if meter is None:
             rate = bytes_per_second or self._run_bytes_per_second
@@ -186,12 +191,13 @@ class Quotas:
         meter.account = owner
         return meter
 
-    def account(self, name: str, bytes_per_second: float | None) -> Account:
-        """An account; a limit that is given holds from now on."""
-        owner = self._accounts.get(name)
-        if owner is None or bytes_per_second not in (None, owner.bytes_per_second):
-            owner = self._accounts[name] = Account(name, bytes_per_second, self.now())
-        return owner
+    def newcomers(self, host: str) -> Meter:
+        """A meter for streams that have not said yet of which run they are: to the others they are all one account."""
+        meter = self.of(NEWCOMERS, host)
+        self._newcomers[meter] = None
+        if len(self._newcomers) > MOST_HOSTS:
+            del self._newcomers[next(iter(self._newcomers))]
+        return meter
 
     def readers(self, sort: str) -> Meter:
         """A meter for requests over HTTP of one sort: to the others they are all one account."""

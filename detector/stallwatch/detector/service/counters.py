@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from stallwatch.detector.alerts.model import FIRING, RESOLVED
@@ -39,6 +39,13 @@ def own_samples(counts: IngestStatistics, runs: int, restarts: int) -> Iterator[
     yield "stallwatch_analyzer_failures_total", counts.failures, ()
     yield "stallwatch_analyzer_busy_seconds_total", counts.apply_seconds, ()
     yield "stallwatch_build_info", 1, (VERSION,)
+
+
+def run_samples(evictions: Mapping[str, int], memory_bytes: int) -> Iterator[Sample]:
+    """Those of runs that leave memory, and of what the others hold."""
+    for reason, count in evictions.items():
+        yield "stallwatch_runs_evicted_total", count, (reason,)
+    yield "stallwatch_analyzer_memory_bytes", memory_bytes, ()
 
 
 def alert_samples(

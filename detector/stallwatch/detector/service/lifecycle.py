@@ -9,7 +9,8 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,7 +38,9 @@ from stallwatch.detector.ingest.gateway import Gateway, GatewayServer
 from stallwatch.detector.ingest.quota import Quotas, metered
 from stallwatch.detector.ingest.statistics import IngestStatistics
 from stallwatch.detector.service.analysis_settings import analysis_config
-from stallwatch.detector.service.counters import alert_samples, own_samples, snapshot_samples
+from stallwatch.detector.service.counters import alert_samples, own_samples, run_samples, snapshot_samples
+from stallwatch.detector.service.ending import end_by_force
+from stallwatch.detector.service.readiness import Readiness
 from stallwatch.detector.service.runs import Runs
 from stallwatch.detector.service.settings import EXPOSED, Settings
 from stallwatch.detector.store import Store, sqlite_url
@@ -47,6 +50,10 @@ SERVICE_FILE = "service.json"
 STREAM_GRACE_SECONDS = 1.0
 RAY_SECONDS = 5.0
 """Between two looks whether Ray is still there."""
+HEAD_SECONDS = 30.0
+"""How long the head of a Ray cluster may be away."""
+FORCE_SECONDS = 20.0
+"""After the time for an end in order: for Ray to let go, which it may never do when its cluster is gone."""
 
 log = logging.getLogger(__name__)
 
@@ -90,7 +97,6 @@ def open_store(settings: Settings) -> Store:
 
 async def _serve(settings: Settings) -> None:
     stopped = asyncio.Event()
-    loop = asyncio.get_running_loop()
     gate = Gate(settings.tokens, open_read=settings.open_read)
     tls = TlsFiles(settings.tls_paths) if settings.tls_paths is not None else None
     store = open_store(settings)
@@ -101,8 +107,7 @@ async def _serve(settings: Settings) -> None:
     try:
         ray = cluster.start(cluster.chosen_address(settings.ray_address))
         # After Ray, which would put its own handlers in their place.
-        for name in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(name, stopped.set)
+        _on_signals(stopped.set)
         quotas = Quotas(
             statistics.throttled,
             statistics.readers_throttled,
@@ -110,11 +115,10 @@ async def _serve(settings: Settings) -> None:
         )
         runs = Runs(store, _analyzers(ray, store, settings), statistics, settings, quotas)
         admission = Admission(settings.max_streams, settings.max_ranks_per_run)
-        streams = Gateway(runs, statistics, admission, gate)
+        streams = Gateway(runs, statistics, admission, quotas, gate)
         gateway = GatewayServer(streams, max_streams=settings.max_streams, tls=tls)
 
-        async def problems() -> list[str]:
-            return await asyncio.to_thread(_problems, store, stopped.is_set())
+        readiness = Readiness(store.url, stopped.is_set)
 
         def shown() -> Iterator[tuple[RunView, Sequence[Finding]]]:
             return ((result.view, result.findings) for result in runs.shown())
@@ -128,6 +132,7 @@ async def _serve(settings: Settings) -> None:
             watched = runs.shown()
             own = (
                 *own_samples(statistics, len(watched), runs.restarts),
+                *run_samples(runs.evictions, runs.memory_bytes()),
                 *snapshot_samples(runs.snapshots, watched),
                 *alert_samples(alerts.statistics, *alerts.counts()),
             )
@@ -138,7 +143,7 @@ async def _serve(settings: Settings) -> None:
             create_app(
                 runs,
                 expose,
-                problems,
+                readiness.problems,
                 alerts=alerts,
                 links=links,
                 gate=gate,
@@ -155,11 +160,12 @@ async def _serve(settings: Settings) -> None:
         _announce(_addresses(settings, grpc_port, http_socket), settings.data_dir, ray, store)
         if settings.is_exposed:
             log.warning(EXPOSED.format(host=settings.host))
-        ray_gone = asyncio.create_task(_ray_gone(stopped), name="ray")
+        ray_gone = asyncio.create_task(_ray_gone(stopped, ray), name="ray")
         rotated = (gate, tls) if tls is not None else (gate,)
         watching = asyncio.create_task(watch(rotated, streams.review), name="tokens and certificates")
         try:
             await stopped.wait()
+            end_by_force(settings.shutdown_seconds + FORCE_SECONDS)
             await _shut_down(runs, gateway, http, alerts, settings.shutdown_seconds)
             if ray_gone.done():
                 raise RayLostError(
@@ -168,6 +174,7 @@ async def _serve(settings: Settings) -> None:
         finally:
             ray_gone.cancel()
             watching.cancel()
+            readiness.close()
             (settings.data_dir / SERVICE_FILE).unlink(missing_ok=True)
     finally:
         http_socket.close()
@@ -175,10 +182,26 @@ async def _serve(settings: Settings) -> None:
         store.close()
 
 
-async def _ray_gone(stopped: asyncio.Event) -> str:
+def _on_signals(stop: Callable[[], None]) -> None:
+    loop = asyncio.get_running_loop()
+    for name in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(name, stop)
+
+
+async def _ray_gone(stopped: asyncio.Event, ray: Cluster) -> str:
     """Stop the service when its Ray is gone, and say why: whoever started it starts it again."""
+    heard_at = time.monotonic()
     while True:
         await asyncio.sleep(RAY_SECONDS)
+        if not await asyncio.to_thread(cluster.head_answers, ray.address):
+            # It may come back. For much longer Ray does not wait: it would end this process without a word.
+            if (away := time.monotonic() - heard_at) > HEAD_SECONDS:
+                sentence = f"the head of Ray at {ray.address} has been away for {away:.0f} s"
+                log.error("%s: the detector ends; start it again when the cluster is there", sentence)
+                stopped.set()
+                return sentence
+            continue
+        heard_at = time.monotonic()
         try:
             reason = await asyncio.to_thread(cluster.lost)
         except Exception as error:
@@ -210,21 +233,6 @@ def _analyzers(ray: Cluster, store: Store, settings: Settings) -> Analyzers:
         version=VERSION,
     )
     return Analyzers(ray, store, analyzer_settings, analysis_config(settings.analysis))
-
-
-def _problems(store: Store, stopping: bool) -> list[str]:
-    import ray
-
-    found = []
-    if stopping:
-        found.append("shutting down")
-    try:
-        store.check()
-    except StoreError as error:
-        found.append(str(error))
-    if not ray.is_initialized():
-        found.append("Ray is gone")
-    return found
 
 
 def _notes(gate: Gate, tls: TlsFiles | None) -> list[str]:

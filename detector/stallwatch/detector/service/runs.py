@@ -29,6 +29,17 @@ REOPEN_SECONDS = 5.0
 """Between two tries to open a run again."""
 REOPENING = 2
 """Analyzers restored at the same time when the service starts."""
+OPENING = 4
+"""Analyzers started at the same time: each is a process that takes seconds of a core to start."""
+
+SPARED_SECONDS = 300.0
+"""Where memory is short a run whose ranks went without a goodbye leaves after so long."""
+EVICTIONS = {
+    "over": "it ended long enough ago",
+    "room": "it is over, and another run needs its place",
+    "memory": "nobody speaks of it, and analyzers hold more memory than they may",
+}
+MIB = 1024 * 1024
 
 log = logging.getLogger(__name__)
 
@@ -52,14 +63,17 @@ class Runs:
         self._statistics = statistics
         self._settings = settings
         self._quotas = quotas
-        self._queues = QueueMemory(int(settings.max_queued_mib * 1024 * 1024))
+        self._queues = QueueMemory(int(settings.max_queued_mib * MIB))
         self._live: dict[str, LiveRun] = {}
         self._families = Families(store, lambda: tuple(self._live.values()))
         self._shown: dict[str, PollResult] = {}
         self._opening: dict[str, asyncio.Task[LiveRun]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._closing = False
+        self._doors = asyncio.Semaphore(OPENING)
         self.snapshots = SnapshotCounts(archive=self._archive)
+        self.evictions = dict.fromkeys(EVICTIONS, 0)
+        """Runs that left memory, by reason."""
         self.restarts = 0
         """How often an analyzer was lost and had to be opened again."""
         self.listeners: list[Listener] = []
@@ -169,9 +183,10 @@ class Runs:
     async def _open(self, run: str) -> LiveRun:
         if self._closing:
             raise AnalyzerLostError("the detector is shutting down")
-        await self._make_room()
-        client = await self._analyzers.open(run)
-        first = await client.poll(time.time())
+        async with self._doors:
+            await self._make_room()
+            client = await self._analyzers.open(run)
+            first = await client.poll(time.time())
 
         def changed(findings: Sequence[Finding]) -> None:
             for listener in self.listeners:
@@ -202,15 +217,37 @@ class Runs:
             log.info("run %s was not opened: %s", run, error)
 
     async def _make_room(self) -> None:
-        if len(self._live) < self._settings.max_runs:
-            return
-        over = [run for run in self._live.values() if run.is_over(0.0, self._settings.silent_run_seconds)]
-        if not over:
+        if len(self._live) >= self._settings.max_runs:
+            over = [run for run in self._live.values() if run.is_over(0.0, self._settings.silent_run_seconds)]
+            if not over:
+                raise TooManyRunsError(
+                    f"as many runs are watched as are allowed at a time ({self._settings.max_runs}): wait for one to "
+                    "finish, or raise --max-runs"
+                )
+            await self._evict(max(over, key=lambda run: run.shown.idle_seconds), "room")
+        if not await self._spare_memory():
             raise TooManyRunsError(
-                f"as many runs are watched as are allowed at a time ({self._settings.max_runs}): wait for one to finish, "
-                "or raise --max-runs"
+                f"analyzers hold {self.memory_bytes() / MIB:,.0f} MiB, and {self._settings.max_memory_mib:,.0f} MiB are "
+                "allowed: wait for a run to finish, or raise STALLWATCH_MAX_MEMORY_MIB"
             )
-        await self._evict(max(over, key=lambda run: run.shown.idle_seconds))
+
+    def memory_bytes(self) -> int:
+        """What the analyzers hold together, as they said at their last poll."""
+        return sum(result.memory_bytes for result in self._shown.values())
+
+    async def _spare_memory(self) -> bool:
+        """Let runs go of which nobody speaks until analyzers hold no more than they may; whether that was enough."""
+        most = self._settings.max_memory_mib
+        while most is not None and self.memory_bytes() > most * MIB:
+            quiet = [run for run in self._live.values() if run.is_over(0.0, SPARED_SECONDS)]
+            if not quiet:
+                return False
+            # Finished ones first, then those that have been silent for longest.
+            await self._evict(
+                max(quiet, key=lambda run: (run.shown.view.state == "finished", run.shown.idle_seconds)),
+                "memory",
+            )
+        return True
 
     def _lost(self, run: str, reason: str) -> None:
         log.warning("run %s: %s", run, reason)
@@ -244,13 +281,21 @@ class Runs:
             for live in tuple(self._live.values()):
                 if live.is_over(self._settings.finished_run_seconds, self._settings.silent_run_seconds):
                     try:
-                        await self._evict(live)
+                        await self._evict(live, "over")
                     except Exception:
                         # One run whose analyzer cannot be ended must not keep all later ones in memory.
                         log.exception("run %s: eviction failed", live.client.run)
+            try:
+                await self._spare_memory()
+            except Exception:
+                log.exception("memory cannot be spared")
 
-    async def _evict(self, live: LiveRun) -> None:
+    async def _evict(self, live: LiveRun, reason: str) -> None:
         run = live.client.run
+        if self._live.get(run) is not live:
+            return
+        self.evictions[reason] += 1
+        log.info("run %s leaves memory (%s) and is read from the store from now on", run, EVICTIONS[reason])
         self._live.pop(run, None)
         self._shown.pop(run, None)
         live.stop_polling()

@@ -86,6 +86,8 @@ class Settings(BaseSettings):
     """Streams of one run at the same time; never more than three quarters of max_streams."""
     max_run_mib_per_second: float = Field(32.0, gt=0)
     """What one run may send lastingly; twice as much at once."""
+    max_memory_mib: float | None = Field(None, gt=0)
+    """What all analyzers together may hold in memory; above it finished and silent runs leave early, and no new one is taken."""
     max_queued_mib: float = Field(256.0, gt=0)
     """What may wait for analyzers, over all runs; beyond it runs that hold much are not read from."""
 

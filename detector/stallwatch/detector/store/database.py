@@ -32,6 +32,7 @@ from stallwatch.detector.core.views import RunView
 from stallwatch.detector.errors import StoreError
 from stallwatch.detector.store import migrations, tables
 from stallwatch.detector.store.codec import decode_finding, decode_view, encode_finding, encode_view
+from stallwatch.detector.store.sqlite_file import SqliteFile
 
 SNAPSHOTS_KEPT = 2
 """The last one, and one more for when the last one turns out to be damaged."""
@@ -80,10 +81,13 @@ class Store:
         """`busy_seconds` is how long to wait for another process's transaction, or for a server to answer."""
         self.url = url
         self._engine = _engine(url, busy_seconds)
+        self._file = SqliteFile(self._engine) if self.is_local else None
 
     def prepare(self) -> None:
         """Create the tables, or bring them up to this version: all of it or nothing. `StoreError` when they are of another one."""
         try:
+            if self._file is not None:
+                self._file.may_be_new = True
             with self._engine.begin() as connection:
                 migrations.lock(connection)
                 is_new = not inspect(connection).has_table(tables.schema.name)
