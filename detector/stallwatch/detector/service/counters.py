@@ -10,6 +10,7 @@ from stallwatch.detector.alerts.statistics import AlertStatistics
 from stallwatch.detector.engine.messages import PollResult
 from stallwatch.detector.http.collector import Sample
 from stallwatch.detector.ingest.statistics import PAYLOADS, REFUSALS, IngestStatistics
+from stallwatch.detector.service.process import process_samples
 from stallwatch.detector.version import VERSION
 
 
@@ -36,6 +37,7 @@ def own_samples(counts: IngestStatistics, runs: int, restarts: int) -> Iterator[
     yield "stallwatch_analyzer_failures_total", counts.failures, ()
     yield "stallwatch_analyzer_busy_seconds_total", counts.apply_seconds, ()
     yield "stallwatch_build_info", 1, (VERSION,)
+    yield from process_samples()
 
 
 def alert_samples(
