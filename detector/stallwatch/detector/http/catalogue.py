@@ -260,6 +260,22 @@ METRICS = _catalogue(
         "Events given up: refused by the webhook, too old, or pushed out by later ones.",
         ("receiver",),
     ),
+    Metric(
+        "stallwatch_detector_resident_bytes",
+        "gauge",
+        "Memory of the detector's own process, without analyzers.",
+    ),
+    Metric(
+        "stallwatch_detector_open_files",
+        "gauge",
+        "Files and connections that the detector's own process has open.",
+    ),
+    Metric("stallwatch_detector_threads", "gauge", "Threads of the detector's own process."),
+    Metric(
+        "stallwatch_detector_tasks",
+        "gauge",
+        "Tasks of the detector's event loop: some, and a few for each stream and run.",
+    ),
     Metric("stallwatch_scrape_seconds", "gauge", "How long the last answer to a scrape took to make."),
     Metric("stallwatch_build_info", "gauge", "Always 1; the version, in a label.", ("version",)),
 )

@@ -11,6 +11,7 @@ from stallwatch.detector.engine.archive import Archive
 from stallwatch.detector.engine.messages import PollResult
 from stallwatch.detector.http.collector import Sample
 from stallwatch.detector.ingest.statistics import PAYLOADS, REFUSALS, THROTTLES, IngestStatistics
+from stallwatch.detector.service.process import process_samples
 from stallwatch.detector.version import VERSION
 
 
@@ -39,6 +40,7 @@ def own_samples(counts: IngestStatistics, runs: int, restarts: int) -> Iterator[
     yield "stallwatch_analyzer_failures_total", counts.failures, ()
     yield "stallwatch_analyzer_busy_seconds_total", counts.apply_seconds, ()
     yield "stallwatch_build_info", 1, (VERSION,)
+    yield from process_samples()
 
 
 def run_samples(evictions: Mapping[str, int], memory_bytes: int) -> Iterator[Sample]:

@@ -108,11 +108,7 @@ async def _serve(settings: Settings) -> None:
         ray = cluster.start(cluster.chosen_address(settings.ray_address))
         # After Ray, which would put its own handlers in their place.
         _on_signals(stopped.set)
-        quotas = Quotas(
-            statistics.throttled,
-            statistics.readers_throttled,
-            run_bytes_per_second=settings.max_run_mib_per_second * 1024 * 1024,
-        )
+        quotas = _quotas(statistics, settings)
         runs = Runs(store, _analyzers(ray, store, settings), statistics, settings, quotas)
         admission = Admission(settings.max_streams, settings.max_ranks_per_run)
         streams = Gateway(runs, statistics, admission, quotas, gate)
@@ -138,7 +134,6 @@ async def _serve(settings: Settings) -> None:
             )
             return Exposed(watched, own, alerts.sentences(), alerts.silenced())
 
-        fair = Middleware(FairShares, turns_of=quotas.readers, carry=metered)
         http = HttpServer(
             create_app(
                 runs,
@@ -149,7 +144,7 @@ async def _serve(settings: Settings) -> None:
                 gate=gate,
                 secure=settings.is_read_by_https,
                 notes=lambda: _notes(gate, tls),
-                fair=fair,
+                fair=Middleware(FairShares, turns_of=quotas.readers, carry=metered),
             ),
             tls.server_context() if tls is not None and settings.http_tls else None,
         )
@@ -180,6 +175,11 @@ async def _serve(settings: Settings) -> None:
         http_socket.close()
         cluster.stop()
         store.close()
+
+
+def _quotas(statistics: IngestStatistics, settings: Settings) -> Quotas:
+    rate = settings.max_run_mib_per_second * 1024 * 1024
+    return Quotas(statistics.throttled, statistics.readers_throttled, run_bytes_per_second=rate)
 
 
 def _on_signals(stop: Callable[[], None]) -> None:

@@ -1,0 +1,75 @@
+"""Memory, threads, files and tasks of processes over time, and whether they grow."""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from dataclasses import dataclass
+
+import numpy as np
+import psutil
+
+MOST_GROWTH = 0.05
+"""Of memory, over the time after warm-up, by a straight line through all samples."""
+MOST_MORE = 3.0
+"""Threads, files or tasks: those of the run or two that may be open more at the end than at the beginning."""
+LEAST_SAMPLES = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Trend:
+    """One quantity of one process after warm-up."""
+
+    what: str
+    samples: int
+    first: float
+    last: float
+    """Of the line."""
+
+    @property
+    def growth(self) -> float:
+        """As a share of where it began."""
+        return (self.last - self.first) / max(self.first, 1.0)
+
+    @property
+    def is_flat(self) -> bool:
+        """Whether it does not grow."""
+        if self.what.endswith("bytes"):
+            return self.growth <= MOST_GROWTH
+        return self.last - self.first <= max(MOST_MORE, MOST_GROWTH * self.first)
+
+
+class Meter:
+    """Samples of named processes; another process under the same name begins anew."""
+
+    def __init__(self, processes: Callable[[], Iterable[tuple[str, psutil.Process]]]) -> None:
+        self._processes = processes
+        self._samples: dict[tuple[str, int, str], list[tuple[float, float]]] = defaultdict(list)
+
+    def sample(self) -> None:
+        """Look at all of them now."""
+        now = time.monotonic()
+        for name, process in self._processes():
+            with suppress(psutil.Error):
+                with process.oneshot():
+                    self.add(name, process.pid, "bytes", process.memory_info().rss, now)
+                    self.add(name, process.pid, "threads", process.num_threads(), now)
+                self.add(name, process.pid, "files", process.num_fds(), now)
+
+    def add(self, name: str, pid: int, what: str, value: float, now: float) -> None:
+        """One sample of anything."""
+        self._samples[name, pid, what].append((now, value))
+
+    def trends(self, since: float, until: float) -> list[Trend]:
+        """Of processes that lived through the whole of this time (monotonic seconds)."""
+        found = []
+        for (name, _pid, what), samples in sorted(self._samples.items()):
+            kept = [(at, value) for at, value in samples if since <= at <= until]
+            if len(kept) < LEAST_SAMPLES or kept[-1][0] - kept[0][0] < 0.8 * (until - since):
+                continue
+            at, values = np.array(kept).T
+            slope, level = np.polyfit(at - since, values, 1)
+            found.append(Trend(f"{name} {what}", len(kept), level, level + slope * (until - since)))
+        return found
