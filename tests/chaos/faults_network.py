@@ -79,7 +79,7 @@ FAULTS = (
     Fault("network/half-open", "bytes vanish in both directions for 8 s, then a reset", half_open,
           endpoint=lambda scene: scene.relay.endpoint),
     Fault("network/detector-full", "another run has the only place (`--max-runs 1`) for the first 6 s and more", full,
-          endpoint=another_run, service_arguments=("--max-runs", "1")),
+          endpoint=another_run, service_arguments=("--max-runs", "1"), refused_first=True),
 )  # fmt: skip
 
 __all__ = ["FAULTS", "injected"]
