@@ -71,9 +71,12 @@ class Bench:
         heard = fault.loss is not Loss.ALL
         scene.start_jobs()
 
-        def warm() -> bool:
+        def is_known() -> bool:
             scene.check_jobs()
-            known = not heard or any(each["kind"] == SEEDED for each in scene.findings().values())
+            return any(each["kind"] == SEEDED for each in scene.findings().values())
+
+        def warm() -> bool:
+            known = not heard or fault.refused_first or is_known()
             return known and min(step for job in scene.jobs for step in job.progress()) >= WARM_STEPS
 
         wait_until("the jobs to train and the seeded finding", warm, PATIENCE_SECONDS)
@@ -89,6 +92,9 @@ class Bench:
                        lambda: scene.is_ready() and scene.stored_step() >= at,
                        PATIENCE_SECONDS, 0.1)  # fmt: skip
             outcome.recovery_seconds = time.monotonic() - scene.ended_at
+        if fault.refused_first:
+            wait_until("the seeded finding", is_known, PATIENCE_SECONDS)
+            outcome.before = scene.findings()
         stop = ahead(scene)
         for job in scene.jobs:
             job.mark("stop", stop)

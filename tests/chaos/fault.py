@@ -43,6 +43,8 @@ class Fault:
     service_arguments: tuple[str, ...] = ()
     own_service: Callable[[Scene], None] | None = None
     """For a detector of its own: prepares it before its start."""
+    refused_first: bool = False
+    """Whether nothing is heard of the job before the fault is over: its finding comes after that."""
     on_ranks: bool = False
     """Whether the ranks themselves stand still or die, so that a finding about that is true."""
 

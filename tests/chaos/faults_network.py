@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from chaos.fault import Fault, Loss, injected
+from chaos.fault import Fault, Loss
 from chaos.scene import Scene
 from support.monitoring import free_port
 from support.rank import Rank, hello, steps
@@ -52,7 +52,7 @@ def another_run(scene: Scene) -> str:
     other.send(steps(0, 10))
     other.wait_durable()
     scene.callback(other.vanish)
-    scene.other = other
+    scene.own = other
     return scene.service.grpc_address
 
 
@@ -61,7 +61,7 @@ def full(scene: Scene) -> None:
     refused = {"reason": "too_many_runs"}
     wait_until("refusals", lambda: scene.service.metric("stallwatch_ingest_streams_refused_total", **refused))
     scene.train_for(6)
-    scene.other.finish()
+    scene.own.finish()
 
 
 FAULTS = (
@@ -79,7 +79,5 @@ FAULTS = (
     Fault("network/half-open", "bytes vanish in both directions for 8 s, then a reset", half_open,
           endpoint=lambda scene: scene.relay.endpoint),
     Fault("network/detector-full", "another run has the only place (`--max-runs 1`) for the first 6 s and more", full,
-          endpoint=another_run, service_arguments=("--max-runs", "1")),
+          endpoint=another_run, service_arguments=("--max-runs", "1"), refused_first=True),
 )  # fmt: skip
-
-__all__ = ["FAULTS", "injected"]

@@ -155,7 +155,7 @@ class Job:
         before = injections.BEFORE_ATTACH.get(self.order["inject"])
         if before is not None:
             before()
-        options = {"sample_every": 10, **injections.OPTIONS.get(self.order["inject"], {})}
+        options = injections.OPTIONS.get(self.order["inject"], {})
         self.agent = attach(
             self.model,
             self.optimizer,

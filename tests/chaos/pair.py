@@ -41,6 +41,7 @@ class TrainingJob:
                     "LOCAL_WORLD_SIZE": str(RANKS),
                     "TORCHELASTIC_RESTART_COUNT": "0",
                     "TORCHELASTIC_RUN_ID": self.folder.name,
+                    **self.order["environment"],
                 }
                 name = f"{self.folder}/{self.order['launch']}/{rank}"
                 log = self.log_folder / f"rank-{rank}.log"

@@ -35,7 +35,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--keep", action="store_true",
                         help="keep the results in --out of faults that are not done now: a table in parts")  # fmt: skip
     parser.add_argument(
-        "--rest", action="store_true", help="only faults without a good result in --out; implies --keep"
+        "--rest", action="store_true", help="only faults that have no result in --out yet; implies --keep"
     )
     parser.add_argument("--write-docs", action="store_true", help=f"also write the table into {DOCS}")
     return parser.parse_args()
@@ -86,7 +86,7 @@ def main() -> int:
     began = time.monotonic()
     kept = earlier(options.out / "results.json") if options.keep or options.rest else []
     if options.rest:
-        done = {outcome.fault.name for outcome in kept if not outcome.problems()}
+        done = {outcome.fault.name for outcome in kept}
         faults = [fault for fault in faults if fault.name not in done]
     outcomes: list[Outcome] = []
 

@@ -40,6 +40,8 @@ class Scene(contextlib.ExitStack):
         self.watched = self._job("watched")
         self.twin = self._job("twin")
         self.launches = 0
+        self.own: Any = None
+        """What the fault keeps for itself."""
         self.ended_at = 0.0
         """When the fault was over, by the monotonic clock."""
 
@@ -164,6 +166,7 @@ class Scene(contextlib.ExitStack):
             "checkpoints": self.fault.torchrun,
             "ending": self.fault.ending,
             "inject": self.fault.inject,
+            "environment": {},
         }
         job = TrainingJob(folder, order, folder)
         self.callback(job.end)
