@@ -37,6 +37,7 @@ KEEPALIVE_SECONDS = 30
 """A rank whose machine lost power is noticed after this and the next."""
 KEEPALIVE_TIMEOUT_SECONDS = 10
 LEAST_PING_INTERVAL_SECONDS = 5
+MOST_PATTERNS_SHOWN = 8
 
 log = logging.getLogger(__name__)
 
@@ -174,7 +175,9 @@ class Gateway(telemetry_pb2_grpc.TelemetryServiceServicer):
 def _not_allowed(principal: Principal, run: str) -> str:
     if not principal.has(Scope.WRITE):
         return f"token {principal.name} has no scope {Scope.WRITE.value}: it cannot send telemetry"
-    return f"token {principal.name} is not for run {run!r}: its runs are {', '.join(principal.runs)}"
+    known = ", ".join(principal.runs[:MOST_PATTERNS_SHOWN])
+    more = ", ..." if len(principal.runs) > MOST_PATTERNS_SHOWN else ""
+    return f"token {principal.name} is not for run {run!r}: its runs are {known}{more}"
 
 
 class GatewayServer:

@@ -103,7 +103,7 @@ async def _serve(settings: Settings) -> None:
         gateway = GatewayServer(streams, max_streams=settings.max_streams, tls=tls)
 
         async def problems() -> list[str]:
-            return await asyncio.to_thread(_problems, store, stopped.is_set())
+            return await asyncio.to_thread(_problems, store, stopped.is_set(), gate.is_open)
 
         def shown() -> Iterator[tuple[RunView, Sequence[Finding]]]:
             return ((result.view, result.findings) for result in runs.shown())
@@ -199,7 +199,8 @@ def _analyzers(ray: Cluster, store: Store, settings: Settings) -> Analyzers:
     return Analyzers(ray, store, analyzer_settings, analysis_config(settings.analysis))
 
 
-def _problems(store: Store, stopping: bool) -> list[str]:
+def _problems(store: Store, stopping: bool, in_full: bool) -> list[str]:
+    """What keeps the service from being ready; without addresses where readers are asked who they are, since this is open."""
     import ray
 
     found = []
@@ -208,7 +209,9 @@ def _problems(store: Store, stopping: bool) -> list[str]:
     try:
         store.check()
     except StoreError as error:
-        found.append(str(error))
+        if not in_full:
+            log.warning("not ready: %s", error)
+        found.append(str(error) if in_full else "the store cannot be written: the log says why")
     if not ray.is_initialized():
         found.append("Ray is gone")
     return found
