@@ -33,6 +33,7 @@ from stallwatch.detector.ingest.gateway import Gateway, GatewayServer
 from stallwatch.detector.ingest.statistics import IngestStatistics
 from stallwatch.detector.service.analysis_settings import analysis_config
 from stallwatch.detector.service.counters import alert_samples, own_samples, snapshot_samples
+from stallwatch.detector.service.readiness import Readiness
 from stallwatch.detector.service.runs import Runs
 from stallwatch.detector.service.settings import EXPOSED, Settings
 from stallwatch.detector.store import Store, sqlite_url
@@ -102,8 +103,11 @@ async def _serve(settings: Settings) -> None:
         streams = Gateway(runs, statistics, gate)
         gateway = GatewayServer(streams, max_streams=settings.max_streams, tls=tls)
 
+        readiness = Readiness(store, in_full=gate.is_open)
+
         async def problems() -> list[str]:
-            return await asyncio.to_thread(_problems, store, stopped.is_set(), gate.is_open)
+            ending = ["shutting down"] if stopped.is_set() else []
+            return [*ending, *await readiness.problems()]
 
         def shown() -> Iterator[tuple[RunView, Sequence[Finding]]]:
             return ((result.view, result.findings) for result in runs.shown())
@@ -197,24 +201,6 @@ def _analyzers(ray: Cluster, store: Store, settings: Settings) -> Analyzers:
         version=VERSION,
     )
     return Analyzers(ray, store, analyzer_settings, analysis_config(settings.analysis))
-
-
-def _problems(store: Store, stopping: bool, in_full: bool) -> list[str]:
-    """What keeps the service from being ready; without addresses where readers are asked who they are, since this is open."""
-    import ray
-
-    found = []
-    if stopping:
-        found.append("shutting down")
-    try:
-        store.check()
-    except StoreError as error:
-        if not in_full:
-            log.warning("not ready: %s", error)
-        found.append(str(error) if in_full else "the store cannot be written: the log says why")
-    if not ray.is_initialized():
-        found.append("Ray is gone")
-    return found
 
 
 def _notes(gate: Gate, tls: TlsFiles | None) -> list[str]:
