@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -98,6 +99,8 @@ def serve(
 
     Examples: `stallwatch serve`, `stallwatch serve --host 0.0.0.0 --data-dir /var/lib/stallwatch`.
     """
+    # Read when gRPC is imported: it would write two lines for every stranger whose handshake fails.
+    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
     from stallwatch.detector.service.lifecycle import serve as run_service
     from stallwatch.detector.service.settings import load
 

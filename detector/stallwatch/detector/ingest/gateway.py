@@ -44,6 +44,7 @@ SPARE_STREAMS = 1000
 """Beyond the limit: for health checks, and for those that are told of the limit."""
 STREAM_SECONDS = 0.001
 """Of the event loop, about what gRPC takes to open and end a stream, which cannot be measured from here."""
+MOST_PATTERNS_SHOWN = 8
 
 log = logging.getLogger(__name__)
 
@@ -221,7 +222,9 @@ class Gateway(telemetry_pb2_grpc.TelemetryServiceServicer):
 def _not_allowed(principal: Principal, run: str) -> str:
     if not principal.has(Scope.WRITE):
         return f"token {principal.name} has no scope {Scope.WRITE.value}: it cannot send telemetry"
-    return f"token {principal.name} is not for run {run!r}: its runs are {', '.join(principal.runs)}"
+    known = ", ".join(principal.runs[:MOST_PATTERNS_SHOWN])
+    more = ", ..." if len(principal.runs) > MOST_PATTERNS_SHOWN else ""
+    return f"token {principal.name} is not for run {run!r}: its runs are {known}{more}"
 
 
 def _host(context: Any) -> str:

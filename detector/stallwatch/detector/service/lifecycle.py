@@ -114,7 +114,7 @@ async def _serve(settings: Settings) -> None:
         streams = Gateway(runs, statistics, admission, quotas, gate)
         gateway = GatewayServer(streams, max_streams=settings.max_streams, tls=tls)
 
-        readiness = Readiness(store.url, stopped.is_set)
+        readiness = Readiness(store.url, stopped.is_set, in_full=gate.is_open)
 
         def shown() -> Iterator[tuple[RunView, Sequence[Finding]]]:
             return ((result.view, result.findings) for result in runs.shown())

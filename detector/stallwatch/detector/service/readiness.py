@@ -1,8 +1,9 @@
-"""What keeps the service from being ready: asked often, by several, and also while the store does not answer."""
+"""What keeps the service from being ready. Everybody may ask, also while the store does not answer, and looking writes to the store."""
 
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -10,18 +11,26 @@ from concurrent.futures import ThreadPoolExecutor
 from stallwatch.detector.errors import StoreError
 from stallwatch.detector.store import Store
 
+LOOK_SECONDS = 1.0
+"""One look serves all who ask for so long."""
 CHECK_SECONDS = 1.0
 """A store that takes longer to answer is a problem to be told; probes must not wait for it."""
 STORE_SECONDS = 2.0
 """How long one look waits for another process's transaction."""
 
+log = logging.getLogger(__name__)
+
 
 class Readiness:
-    """One look at the store at a time, in a thread of its own, for all who ask."""
+    """One look at the store at a time, in a thread of its own, for all who ask.
 
-    def __init__(self, url: str, stopping: Callable[[], bool]) -> None:
+    Problems are told with addresses only where `in_full`: not where readers are asked who they are, since this is open.
+    """
+
+    def __init__(self, url: str, stopping: Callable[[], bool], *, in_full: bool) -> None:
         self._store = Store(url, busy_seconds=STORE_SECONDS)
         self._stopping = stopping
+        self._in_full = in_full
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="readiness")
         self._look: asyncio.Future[str | None] | None = None
         self._looking_since = 0.0
@@ -32,7 +41,7 @@ class Readiness:
 
         found = ["shutting down"] if self._stopping() else []
         if (problem := await self._of_store()) is not None:
-            found.append(problem)
+            found.append(problem if self._in_full else "the store cannot be written: the log says why")
         if not ray.is_initialized():
             found.append("Ray is gone")
         return found
@@ -43,9 +52,10 @@ class Readiness:
         self._store.close()
 
     async def _of_store(self) -> str | None:
-        if self._look is None or self._look.done():
+        now = time.monotonic()
+        if self._look is None or (self._look.done() and now - self._looking_since >= LOOK_SECONDS):
             self._look = asyncio.get_running_loop().run_in_executor(self._thread, self._check)
-            self._looking_since = time.monotonic()
+            self._looking_since = now
         # Not a timeout around it: the look goes on, and whoever asks next hears what came of it.
         await asyncio.wait({self._look}, timeout=CHECK_SECONDS)
         if self._look.done():
@@ -57,5 +67,6 @@ class Readiness:
         try:
             self._store.check()
         except StoreError as error:
+            log.warning("not ready: %s", error)
             return str(error)
         return None
