@@ -59,6 +59,7 @@ def run_view(state: RunState) -> RunView:
         info=_info(state),
         peak_learning_rate=_peak_rate(state),
         parameters=hello.parameters if hello else 0,
+        agent_share=_known(np.fmax.reduce(table.agent_share[table.attached], initial=np.nan)),
     )
 
 
@@ -95,6 +96,8 @@ def rank_views(state: RunState) -> tuple[RankView, ...]:
                 forward_seconds=_known(table.forward_seconds[rank]),
                 backward_seconds=_known(table.backward_seconds[rank]),
                 optimizer_seconds=_known(table.optimizer_seconds[rank]),
+                agent_share=_known(table.agent_share[rank]),
+                sample_period=int(table.sample_period[rank]),
             )
         )
     return tuple(views)

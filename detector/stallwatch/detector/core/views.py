@@ -101,6 +101,10 @@ class RankView:
     forward_seconds: float | None = None
     backward_seconds: float | None = None
     optimizer_seconds: float | None = None
+    agent_share: float | None = None
+    """Share of the rank's time that its agent took in the last 10 to 60 s, hooks and threads together."""
+    sample_period: int = 0
+    """Steps between sampled records, which the agent spaces out to keep to its budget; 0 when not known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,3 +189,5 @@ class RunView:
     peak_learning_rate: float | None = None
     parameters: int = 0
     """Of the model; 0 when not declared."""
+    agent_share: float | None = None
+    """Of the rank whose agent takes most."""
