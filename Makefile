@@ -1,7 +1,7 @@
 # `make demo` and `make test` set themselves up from nothing; everything else is for those who work on Stallwatch.
 BIN := .venv/bin
 
-.PHONY: help setup demo test check format proto docs site bench bench-verdicts bench-faults bench-chaos bench-diagnosis fuzz clean
+.PHONY: help setup demo test check format proto docs site bench bench-offline bench-verdicts bench-faults bench-chaos bench-diagnosis fuzz clean
 
 help: ## Lists the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
@@ -38,6 +38,9 @@ bench: setup ## What the agent costs, how much the analysis takes, and a scrape
 	@$(BIN)/python tests/bench/analysis_throughput.py
 	@$(BIN)/python tests/bench/analyze_csv.py
 	@$(BIN)/python tests/bench/metrics_scrape.py
+
+bench-offline: setup ## Trains for half an hour without a detector and measures what is kept and lost (ARGS="--speed 20" for a short one)
+	@OMP_NUM_THREADS=1 $(BIN)/python tests/bench/offline.py $(ARGS)
 
 bench-verdicts: setup ## Scores plateau verdicts on synthetic curves, and on real ones with CURVES=DIR
 	@$(BIN)/python tests/bench/verdicts.py $(if $(CURVES),--curves $(CURVES)) --out build/verdicts $(ARGS)

@@ -79,6 +79,7 @@ def full_run(
         steps_missing=3,
         duplicate_batches=5,
         dropped_steps={"buffer_full": 4},
+        agent_share=0.005 * rng.random(),
         info={
             "framework": "torch",
             "torch_version": "2.13.0",

@@ -96,8 +96,11 @@ class Collector:
         )
         self.max_message_bytes = max(max_message_bytes or MAX_MESSAGE_BYTES, _BATCH_BYTES // 4)
 
-    def collect(self) -> int:
-        """Moves everything that is ready into batches; returns how many there were."""
+    def collect(self, *, last: bool = False) -> int:
+        """Moves everything that is ready into batches; returns how many there were.
+
+        Losses are told in the batch that comes next; with `last`, in one of their own, for no other may come.
+        """
         before = self._buffer.next_sequence
         while True:
             contents = Contents(
@@ -105,7 +108,7 @@ class Collector:
                 evaluations=self._evaluations.take(MAX_OTHERS),
                 events=self._events.take(MAX_OTHERS),
             )
-            if contents:
+            if contents or last:
                 contents.dropped = self._drops.take()
             if not contents:
                 return self._buffer.next_sequence - before

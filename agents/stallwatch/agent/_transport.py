@@ -174,7 +174,7 @@ class Transport:
             # One waking for both, when a heartbeat is nearly due: wakings are what costs.
             if self._next_beat - now < self._heartbeat_seconds / 2:
                 self._next_beat = 0.0
-            if self._collector.collect() and self._stream is not None:
+            if self._collector.collect(last=closing) and self._stream is not None:
                 self._stream.notify()
             self._buffer.expire()
             self._review(now)

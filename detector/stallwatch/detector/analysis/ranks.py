@@ -14,6 +14,8 @@ from stallwatch.detector.core.views import STEP_PHASES
 _REMEMBERED_INCARNATIONS = 4
 _SHORTEST_SPAN = 0.5
 """Seconds between two heartbeats, at least, that a share of them is taken of."""
+_SHORTEST_AGENT_SPAN, _LONGEST_AGENT_SPAN, _STALE_AGENT_SPAN = 10.0, 60.0, 600.0
+"""Seconds that the share of an agent is taken over, and after which a comparison is begun anew."""
 
 
 def _floats(fill: float) -> NDArray[np.float64]:
@@ -92,6 +94,13 @@ class RankTable:
     """Share of the latest span between two heartbeats, which covers these steps: after the first, up to the last."""
     cpu_wait_from: NDArray[np.int64] = field(default_factory=_integers)
     cpu_wait_to: NDArray[np.int64] = field(default_factory=_integers)
+    agent_share: NDArray[np.float64] = field(default_factory=lambda: _floats(np.nan))
+    """Share of its time that the agent took of a rank lately, hooks and threads together."""
+    agent_seconds: NDArray[np.float64] = field(default_factory=lambda: _floats(np.nan))
+    """What the agent had taken at `agent_seconds_at` by its own clock, from which the share is measured."""
+    agent_seconds_at: NDArray[np.float64] = field(default_factory=lambda: _floats(0.0))
+    sample_period: NDArray[np.int64] = field(default_factory=_counts)
+    """Steps between sampled records now; 0 when not told."""
     incarnation: dict[int, int] = field(default_factory=dict)
     hosts: dict[int, str] = field(default_factory=dict)
     stacks: dict[int, str] = field(default_factory=dict)
@@ -136,6 +145,8 @@ class RankTable:
             self.flight_records.pop(rank, None)
             self.cpu_wait[rank] = self.cpu_wait_share[rank] = np.nan
             self.cpu_wait_from[rank] = self.cpu_wait_to[rank] = -1
+            self.agent_share[rank] = self.agent_seconds[rank] = np.nan
+            self.sample_period[rank] = hello.sample_period
         self.endings.pop(rank, None)
         self.hosts[rank] = hello.hostname
         self.attached[rank] = True
@@ -161,6 +172,7 @@ class RankTable:
             self.flight_records[rank] = beat.flight_record
         self.move(now, rank, beat.last_step)
         self._wait_for_cpu(rank, beat)
+        self._cost_of_agent(rank, beat)
 
     def _wait_for_cpu(self, rank: int, beat: RankHeartbeat) -> None:
         """What this heartbeat says of waiting for a CPU since the one before."""
@@ -175,6 +187,19 @@ class RankTable:
             self.cpu_wait_from[rank] = self.cpu_wait_to[rank]
         self.cpu_wait[rank], self.cpu_wait_at[rank] = beat.cpu_wait_seconds, beat.sent_seconds
         self.cpu_wait_to[rank] = beat.last_step
+
+    def _cost_of_agent(self, rank: int, beat: RankHeartbeat) -> None:
+        """What the agent took of the rank's time, over the latest 10 to 60 s."""
+        if beat.sample_period:
+            self.sample_period[rank] = beat.sample_period
+        taken = beat.training_thread_seconds + beat.background_seconds
+        elapsed = beat.sent_seconds - self.agent_seconds_at[rank]
+        # The first heartbeat, or a clock that was set: nothing to compare with.
+        known = np.isfinite(self.agent_seconds[rank]) and 0 <= elapsed < _STALE_AGENT_SPAN
+        if known and elapsed >= _SHORTEST_AGENT_SPAN:
+            self.agent_share[rank] = max((taken - self.agent_seconds[rank]) / elapsed, 0.0)
+        if not known or elapsed >= _LONGEST_AGENT_SPAN:
+            self.agent_seconds[rank], self.agent_seconds_at[rank] = taken, beat.sent_seconds
 
     def move(self, now: float, rank: int, step: int) -> None:
         """The rank is known to have finished `step`."""

@@ -61,6 +61,7 @@ def run_view(state: RunState) -> RunView:
         parameters=hello.parameters if hello else 0,
         gaps=state.gaps.views(),
         unplaced_steps=state.gaps.unplaced,
+        agent_share=_known(np.fmax.reduce(table.agent_share[table.attached], initial=np.nan)),
     )
 
 
@@ -97,6 +98,8 @@ def rank_views(state: RunState) -> tuple[RankView, ...]:
                 forward_seconds=_known(table.forward_seconds[rank]),
                 backward_seconds=_known(table.backward_seconds[rank]),
                 optimizer_seconds=_known(table.optimizer_seconds[rank]),
+                agent_share=_known(table.agent_share[rank]),
+                sample_period=int(table.sample_period[rank]),
             )
         )
     return tuple(views)

@@ -101,6 +101,10 @@ class RankView:
     forward_seconds: float | None = None
     backward_seconds: float | None = None
     optimizer_seconds: float | None = None
+    agent_share: float | None = None
+    """Share of the rank's time that its agent took in the last 10 to 60 s, hooks and threads together."""
+    sample_period: int = 0
+    """Steps between sampled records, which the agent spaces out to keep to its budget; 0 when not known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,3 +208,5 @@ class RunView:
     """Where data is missing, by step."""
     unplaced_steps: int = 0
     """Rank-steps missing of which nobody knows where: an older version did not note it."""
+    agent_share: float | None = None
+    """Of the rank whose agent takes most."""

@@ -113,6 +113,12 @@ METRICS = _catalogue(
         ("run", "kind"),
     ),
     Metric(
+        "stallwatch_agent_overhead_ratio",
+        "gauge",
+        "Share of its time that the agent took of a rank in the last minute, hooks and threads together; the largest of all ranks.",
+        _RUN,
+    ),
+    Metric(
         "stallwatch_agent_dropped_total",
         "counter",
         "Steps, evaluations and events that agents could not deliver, by reason.",

@@ -93,6 +93,7 @@ def _run(families: Families, view: RunView, exposed: Exposed) -> None:
         families.add("stallwatch_findings_total", count, run, kind)
     for kind, seconds in sorted(view.stalled_gpu_seconds.items()):
         families.add("stallwatch_stalled_gpu_seconds_total", seconds, run, kind)
+    families.add("stallwatch_agent_overhead_ratio", view.agent_share, run)
     for reason, count in sorted(view.dropped_steps.items()):
         families.add("stallwatch_agent_dropped_total", count, run, reason)
     families.add("stallwatch_ingest_run_steps_total", view.steps_received, run)
