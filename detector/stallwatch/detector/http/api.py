@@ -8,6 +8,7 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import Response
 
+from stallwatch.detector.core.views import RunView
 from stallwatch.detector.http.model import ReadModel
 from stallwatch.detector.http.query import (
     QueryError,
@@ -18,7 +19,7 @@ from stallwatch.detector.http.query import (
     parse_window,
     raw_path,
 )
-from stallwatch.detector.http.render import dumps, finding_json, point_json, rank_json, run_json
+from stallwatch.detector.http.render import dumps, finding_json, gaps_json, point_json, rank_json, run_json
 
 RUNS_PATH = "/api/v1/runs"
 
@@ -63,23 +64,26 @@ class Api:
         match target.part:
             case "findings":
                 return await self._findings(request, target)
-            case "ranks":
-                check_parameters(request.query_params, ())
-                ranks = await self._model.ranks(target.run)
-                return JsonResponse({"run": target.run, "ranks": [rank_json(rank) for rank in ranks]})
-            case "events":
-                check_parameters(request.query_params, ())
-                events = await self._model.events(target.run)
-                return JsonResponse({"run": target.run, "events": [asdict(event) for event in events]})
-            case "states":
-                check_parameters(request.query_params, ())
-                states = await self._model.states(target.run)
-                return JsonResponse({"run": target.run, "states": [asdict(state) for state in states]})
             case "series":
                 return await self._series(request, target)
             case _:
                 check_parameters(request.query_params, ())
-                return JsonResponse(run_json(view))
+                return JsonResponse(await self._part(view, target.part))
+
+    async def _part(self, view: RunView, part: str) -> dict[str, Any]:
+        """What takes no parameters: the run itself, or a part of it."""
+        run = view.run
+        match part:
+            case "ranks":
+                return {"run": run, part: [rank_json(rank) for rank in await self._model.ranks(run)]}
+            case "events":
+                return {"run": run, part: [asdict(event) for event in await self._model.events(run)]}
+            case "states":
+                return {"run": run, part: [asdict(state) for state in await self._model.states(run)]}
+            case "gaps":
+                return gaps_json(view)
+            case _:
+                return run_json(view)
 
     async def _findings(self, request: Request, target: Target) -> Response:
         check_parameters(request.query_params, ("status",))
