@@ -34,6 +34,8 @@ class Agents:
         """Places below were sent, at least once."""
         self.processes: dict[RankKey, Process] = {}
         self.forgotten = 0
+        self.said_goodbye = False
+        """Since somebody last looked."""
 
     def learn(self, progress: Progress) -> None:
         """Forget what is durable: it cannot be sent again."""
@@ -82,6 +84,7 @@ class Agents:
                 self.processes[key].kept[item.batch.sequence] = place
             case "goodbye":
                 self.processes[key].goodbye = place
+                self.said_goodbye = True
         return item
 
     def must_wait(self, place: int) -> bool:

@@ -15,6 +15,7 @@ from stallwatch.detector.analysis import RunAnalysis
 from stallwatch.detector.core.findings import Finding
 from stallwatch.detector.core.inputs import Event, RankBatch
 from stallwatch.detector.core.verdicts import Cause
+from stallwatch.detector.core.views import GapView
 from stallwatch.detector.core.vocabulary import VOCABULARY
 from stallwatch.detector.http.page import static_files
 from support.read_model import Analyses, pages
@@ -281,3 +282,55 @@ def test_a_run_leads_to_grafana_where_there_is_one():
         assert f'href="{address_there}"' in there.get(address(SICK)).text
     with pages(model) as without:
         assert "Grafana" not in without.get(address(SICK)).text
+
+
+HOLES = (
+    GapView(5, 9, (2,), 1, ("buffer_full",), 5),
+    GapView(30, 45, tuple(range(64)), 1024, ("rejected", "internal_error"), 16_384),
+    GapView(60, 80, (1, 3), 2, (), 42),
+    GapView(90, 90, (0,), 1, ("late",), 1),
+)
+
+
+def test_missing_data_is_said_where_it_bears_on_what_is_said():
+    """A run shows all of it; a finding what it may have rested on, from before its onset to its end."""
+    model = Analyses({SICK: analysed(SICK)})
+    early = found(SICK, "straggler", since_step=10, detected_step=12, status="resolved", resolved_step=20)
+    late = found(SICK, "plateau", since_step=70, detected_step=75)
+    model.shown[SICK, "view"] = replace(model.analyses[SICK].view(), gaps=HOLES, unplaced_steps=7)
+    model.shown[SICK, "findings"] = (early, late)
+    rests = ": what the finding says of these steps rests on the rest."
+    texts = [
+        "Data is missing from step 5 to 9 (buffer full, rank 2)",
+        "Data is missing from step 30 to 45 (rejected by the detector, an error in the agent, ranks 0-63 (1,024 in all))",
+        "Data is missing from step 60 to 80 (it never arrived, ranks 1, 3)",
+        "Data is missing at step 90 (it came too late to be analysed, rank 0)",
+    ]
+    with pages(model) as client:
+        whole = words(client.get(address(SICK)).text)
+        answer = client.get(f"/api/v1/runs/{quote(SICK, safe='')}/gaps").json()
+        shown = {
+            finding.kind: words(client.get(f"{address(SICK)}/findings/{quote(finding.id, safe='')}").text)
+            for finding in (early, late)
+        }
+    assert all(f"{text}." in whole for text in texts)
+    assert "7 steps of ranks are missing of which an older version did not note where" in whole
+    assert [text + rests in shown["straggler"] for text in texts] == [True, False, False, False]
+    assert [text + rests in shown["plateau"] for text in texts] == [False, True, True, True]
+    assert [gap["text"] for gap in answer["gaps"]] == texts
+    assert answer["gaps"][0] == {
+        "from_step": 5,
+        "to_step": 9,
+        "ranks": [2],
+        "ranks_total": 1,
+        "reasons": ["buffer_full"],
+        "steps": 5,
+        "text": texts[0],
+    }
+    assert (answer["run"], answer["unplaced_steps"]) == (SICK, 7)
+
+
+def test_a_run_of_which_nothing_is_missing_does_not_speak_of_it(client):
+    """Neither on its page nor on those of its findings."""
+    for page in (address(SICK), f"{address(SICK)}/findings/{quote(SICK + '#plateau#1', safe='')}"):
+        assert "issing data" not in client.get(page).text

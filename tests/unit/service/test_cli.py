@@ -110,7 +110,8 @@ def test_a_finding_is_told_whole(capsys):
     from rich.console import Console
 
     console = Console(width=110)
-    console.print(run_report(RUN, []))
+    gaps = [{"text": f"Data is missing at step {step} (buffer full, rank 0)"} for step in range(7)]
+    console.print(run_report(RUN, [], gaps))
     console.print(runs_table([RUN]))
     shown = capsys.readouterr().out
     for part in (

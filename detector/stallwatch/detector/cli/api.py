@@ -85,6 +85,11 @@ class Server:
         findings: list[dict[str, Any]] = self._get(path)["findings"]
         return findings
 
+    def gaps(self, run: str) -> list[dict[str, Any]]:
+        """Where data of a run is missing."""
+        gaps: list[dict[str, Any]] = self._get(f"/api/v1/runs/{quote(run, safe='')}/gaps")["gaps"]
+        return gaps
+
     def silences(self) -> list[dict[str, Any]]:
         """The silences that hold, the latest first."""
         silences: list[dict[str, Any]] = self._get("/api/v1/silences")["silences"]

@@ -40,6 +40,6 @@ def show(
         from stallwatch.detector.cli.text import console, run_report
 
         resolved = [finding for finding in detector.findings(run) if finding["status"] == "resolved"]
-        console().print(run_report(answer, resolved))
+        console().print(run_report(answer, resolved, detector.gaps(run)))
     if is_worrying(answer["findings"]):
         raise typer.Exit(EXIT_FOUND)

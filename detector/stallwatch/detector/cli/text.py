@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from rich.console import Console, Group, RenderableType
@@ -15,6 +15,8 @@ from stallwatch.detector.printable import printable_values
 
 STYLES = {"critical": "bold red", "warning": "bold yellow", "info": "cyan"}
 WIDTH_WITHOUT_TERMINAL = 110
+GAPS_SHOWN = 5
+"""The latest ones."""
 ONE_LINE = 10_000
 """Wider than any row: a line stays one for `grep` and `cut`."""
 
@@ -51,7 +53,9 @@ def runs_table(runs: list[dict[str, Any]]) -> Table:
     return table
 
 
-def run_report(run: Mapping[str, Any], resolved: list[dict[str, Any]]) -> RenderableType:
+def run_report(
+    run: Mapping[str, Any], resolved: list[dict[str, Any]], gaps: Sequence[Mapping[str, Any]] = ()
+) -> RenderableType:
     """Everything there is to say of a run."""
     run, resolved = printable_values(run), printable_values(resolved)
     parts: list[RenderableType] = [_headline(run), Padding(_numbers(run), (0, 0, 0, 2))]
@@ -67,6 +71,12 @@ def run_report(run: Mapping[str, Any], resolved: list[dict[str, Any]]) -> Render
             )
             for one in resolved
         )
+    if gaps:
+        left_out = len(gaps) - GAPS_SHOWN
+        parts.append(Text())
+        parts.extend(Text(f"{gap['text']}.") for gap in gaps[-GAPS_SHOWN:])
+        if left_out > 0:
+            parts.append(Text(f"and in {left_out} earlier places: /api/v1/runs/{run['run']}/gaps"))
     return Group(*parts)
 
 

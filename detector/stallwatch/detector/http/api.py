@@ -7,6 +7,7 @@ from dataclasses import asdict
 from starlette.requests import Request
 from starlette.responses import Response
 
+from stallwatch.detector.core.views import RunView
 from stallwatch.detector.http.errors import JsonResponse
 from stallwatch.detector.http.model import ReadModel
 from stallwatch.detector.http.query import (
@@ -18,7 +19,7 @@ from stallwatch.detector.http.query import (
     parse_window,
     raw_path,
 )
-from stallwatch.detector.http.render import finding_json, point_json, rank_json, run_json
+from stallwatch.detector.http.render import finding_json, gaps_json, point_json, rank_json, run_json
 from stallwatch.detector.http.visible import visible
 
 RUNS_PATH = "/api/v1/runs"
@@ -49,23 +50,27 @@ class Api:
         match target.part:
             case "findings":
                 return await self._findings(model, request, target)
-            case "ranks":
-                check_parameters(request.query_params, ())
-                ranks = await model.ranks(target.run)
-                return JsonResponse({"run": target.run, "ranks": [rank_json(rank) for rank in ranks]})
-            case "events":
-                check_parameters(request.query_params, ())
-                events = await model.events(target.run)
-                return JsonResponse({"run": target.run, "events": [asdict(event) for event in events]})
-            case "states":
-                check_parameters(request.query_params, ())
-                states = await model.states(target.run)
-                return JsonResponse({"run": target.run, "states": [asdict(state) for state in states]})
             case "series":
                 return await self._series(model, request, target)
             case _:
                 check_parameters(request.query_params, ())
-                return JsonResponse(run_json(view))
+                return JsonResponse(await self._part(model, view, target.part))
+
+    @staticmethod
+    async def _part(model: ReadModel, view: RunView, part: str) -> dict[str, Any]:
+        """What takes no parameters: the run itself, or a part of it."""
+        run = view.run
+        match part:
+            case "ranks":
+                return {"run": run, part: [rank_json(rank) for rank in await model.ranks(run)]}
+            case "events":
+                return {"run": run, part: [asdict(event) for event in await model.events(run)]}
+            case "states":
+                return {"run": run, part: [asdict(state) for state in await model.states(run)]}
+            case "gaps":
+                return gaps_json(view)
+            case _:
+                return run_json(view)
 
     @staticmethod
     async def _findings(model: ReadModel, request: Request, target: Target) -> Response:

@@ -13,7 +13,7 @@ STATUSES = ("firing", "resolved", "all")
 DEFAULT_POINTS = 500
 MAX_POINTS = 10_000
 LARGEST_STEP = 2**63 - 1
-_PARTS = frozenset({"events", "findings", "ranks", "series", "states"})
+_PARTS = frozenset({"events", "findings", "gaps", "ranks", "series", "states"})
 
 
 class QueryError(Exception):

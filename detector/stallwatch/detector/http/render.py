@@ -12,6 +12,7 @@ import numpy as np
 
 from stallwatch.detector.analysis.series import SeriesPoint
 from stallwatch.detector.core.findings import Finding
+from stallwatch.detector.core.gap_text import gap_text
 from stallwatch.detector.core.views import RankView, RunView
 
 
@@ -70,6 +71,12 @@ def run_json(view: RunView) -> dict[str, Any]:
         **({"group": view.group} if view.group else {}),
         **({"rules": [asdict(rule) for rule in view.rules]} if view.rules else {}),
     }
+
+
+def gaps_json(view: RunView) -> dict[str, Any]:
+    """Where data of a run is missing."""
+    gaps = [{**asdict(gap), "text": gap_text(gap)} for gap in view.gaps]
+    return {"run": view.run, "gaps": gaps, "unplaced_steps": view.unplaced_steps}
 
 
 def rank_json(view: RankView) -> dict[str, Any]:

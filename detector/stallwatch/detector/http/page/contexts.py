@@ -8,6 +8,7 @@ from typing import Any
 
 from stallwatch.detector.analysis.series import SeriesPoint
 from stallwatch.detector.core.findings import Finding
+from stallwatch.detector.core.gap_text import gap_text, overlapping
 from stallwatch.detector.core.views import RUN_STATES, EventView, RankView, RunView, StateSpan
 from stallwatch.detector.core.vocabulary import VOCABULARY
 from stallwatch.detector.http.page import attention, charts
@@ -77,6 +78,7 @@ def run(parts: RunParts) -> dict[str, Any]:
         "states": list(reversed(parts.states))[:EVENTS_SHOWN],
         "charts": charts.charts(parts.series_names),
         "loss_table": parts.loss,
+        "gaps": [gap_text(gap) for gap in reversed(parts.view.gaps)],
     }
 
 
@@ -92,7 +94,14 @@ def finding(view: RunView, found: Finding, series_names: Sequence[str]) -> dict[
         "from_step": first,
         "to_step": last,
         "stalled_seconds": view.stalled_gpu_seconds.get(found.kind),
+        "gaps": gaps_of(view, found),
     }
+
+
+def gaps_of(view: RunView, found: Finding) -> list[str]:
+    """Where data is missing that the finding might have rested on: from before its onset, which it looked back to, to its end."""
+    last = view.step if found.resolved_step is None else found.resolved_step
+    return [gap_text(gap) for gap in overlapping(view.gaps, charts.window(found, view)[0], last)]
 
 
 def rank(view: RunView, chosen: RankView, ranks: Sequence[RankView]) -> dict[str, Any]:

@@ -27,11 +27,11 @@ async function series(name, points) {
 }
 
 async function judgements() {
-  const [run, findings, states, events] = await Promise.all(
-    [get(""), get("/findings?status=all"), get("/states"), get("/events")]);
+  const [run, findings, states, events, gaps] = await Promise.all(
+    [get(""), get("/findings?status=all"), get("/states"), get("/events"), get("/gaps")]);
   if (!run) return null;
   return {
-    run, findings: findings?.findings ?? [], states: states?.states ?? [],
+    run, findings: findings?.findings ?? [], states: states?.states ?? [], gaps: gaps?.gaps ?? [],
     events: (events?.events ?? []).filter((each) => !each.automatic || each.kind === "restart"),
   };
 }

@@ -1,4 +1,4 @@
-// What was judged, drawn over the loss: states, onsets of findings, events, trend and forecast.
+// What was judged, drawn over the loss: missing data, states, onsets of findings, events, trend and forecast.
 
 import { style, words } from "./format.js";
 
@@ -113,12 +113,38 @@ function drawMarks(u, context, judged, ratio) {
   }
 }
 
+// Steps of which data is missing are hatched.
+function drawGaps(u, context, judged, ratio) {
+  const { left, top, width, height } = u.bbox, step = 8 * ratio;
+  context.strokeStyle = style("--muted");
+  context.globalAlpha = 0.35;
+  for (const gap of judged.gaps) {
+    const from = Math.max(u.valToPos(gap.from_step, "x", true), left);
+    const to = Math.min(Math.max(u.valToPos(gap.to_step, "x", true), from + 2 * ratio), left + width);
+    if (to <= from) continue;
+    context.save();
+    context.beginPath();
+    context.rect(from, top, to - from, height);
+    context.clip();
+    context.beginPath();
+    for (let x = from - height; x < to; x += step) {
+      context.moveTo(x, top + height);
+      context.lineTo(x + height, top);
+    }
+    context.stroke();
+    context.restore();
+  }
+  context.globalAlpha = 1;
+}
+
 export function draw(u, judged) {
   const context = u.ctx, ratio = devicePixelRatio;
   context.save();
   context.beginPath();
   context.rect(u.bbox.left, u.bbox.top, u.bbox.width, u.bbox.height);
   context.clip();
+  context.lineWidth = ratio;
+  drawGaps(u, context, judged, ratio);
   context.lineWidth = 1.5 * ratio;
   drawForecast(u, context, judged, ratio);
   context.setLineDash([]);
