@@ -74,7 +74,7 @@ def _collect_rarely() -> None:
     """Thousands of streams are hundreds of thousands of objects: a look at all of them stops everything for 0.15 s."""
     gc.collect()
     gc.freeze()
-    gc.set_threshold(10_000, 20, 50)
+    gc.set_threshold(5_000, 5, 200)
 
 
 def open_store(settings: Settings) -> Store:
