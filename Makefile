@@ -1,7 +1,7 @@
 # `make demo` and `make test` set themselves up from nothing; everything else is for those who work on Stallwatch.
 BIN := .venv/bin
 
-.PHONY: help setup demo test check format proto docs site bench bench-offline bench-verdicts bench-faults bench-chaos bench-diagnosis fuzz clean
+.PHONY: help setup demo test check format proto docs site bench bench-offline bench-verdicts bench-faults bench-chaos bench-diagnosis bench-flood fuzz clean
 
 help: ## Lists the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
@@ -53,6 +53,9 @@ bench-chaos: setup ## Breaks detector, network and ranks under real jobs and jud
 
 bench-diagnosis: setup ## Trains small models with known causes of a stall in one process and scores what is said of them
 	@OMP_NUM_THREADS=1 $(BIN)/python tests/bench/diagnosis.py $(ARGS)
+
+bench-flood: setup ## What floods of one run do to the latency of another
+	@$(BIN)/python tests/bench/flood.py $(ARGS)
 
 fuzz: setup ## Fuzzes whatever takes bytes or text from outside, a million inputs a target; ARGS="--target wire --runs 20000" for less
 	@$(BIN)/python tests/fuzz/run.py $(ARGS)

@@ -10,7 +10,7 @@ from stallwatch.detector.errors import TooManyStreamsError
 from stallwatch.detector.ingest import quota
 from stallwatch.detector.ingest.admission import Admission
 from stallwatch.detector.ingest.channel import QueueMemory
-from stallwatch.detector.ingest.quota import HELD_SHARE, Quotas, metered
+from stallwatch.detector.ingest.quota import ALL_SHARE, OWNER_SHARE, Quotas, metered
 from stallwatch.detector.ingest.statistics import IngestStatistics
 from stallwatch.detector.ingest.weight import LIGHT_BYTES, TooHeavyError, check_weight
 from stallwatch.v1 import telemetry_pb2 as pb
@@ -97,7 +97,7 @@ async def test_a_flood_gets_its_share_while_another_runs_little(loop):
 
     done, waited = await loop.run(loop.flood(big, 0.002, until=10.0), little())
     assert waited == 0.0
-    assert 0.8 * HELD_SHARE < done * 0.002 / 10.0 < 1.1 * HELD_SHARE
+    assert 0.8 * OWNER_SHARE < done * 0.002 / 10.0 < 1.1 * OWNER_SHARE
     assert loop.statistics.throttled["share"] > 5.0
 
 
@@ -107,6 +107,24 @@ async def test_accounts_share_alike_however_many_runs_one_has(loop):
     done = await loop.run(*(loop.flood(run, 0.002, until=20.0) for run in runs))
     assert done[3] == pytest.approx(sum(done[:3]), rel=0.2)
     assert max(done[:3]) == pytest.approx(min(done[:3]), rel=0.2)
+
+
+async def test_many_runs_of_nobody_leave_room_together(loop):
+    """However many names somebody makes up."""
+    runs = [loop.quotas.of("", f"run{number}") for number in range(8)]
+    small = loop.quotas.of("", "small")
+
+    async def little() -> float:
+        waited = 0.0
+        while loop.time < 10.0:
+            waited += await small.turn()
+            small.charge(0.001)
+            await loop.sleep(0.1)
+        return waited
+
+    *done, waited = await loop.run(*(loop.flood(run, 0.001, until=10.0) for run in runs), little())
+    assert waited == 0.0
+    assert sum(done) * 0.001 / 10.0 == pytest.approx(ALL_SHARE, rel=0.15)
 
 
 async def test_bytes_are_limited_for_runs_and_for_accounts(loop):
@@ -220,7 +238,7 @@ def test_a_message_that_would_unfold_is_not_parsed(field):
 def test_messages_as_they_come_are_light_enough():
     """As large as they may be, or broken."""
     block = steps(0, 4096)
-    block.gradient_fingerprint.extend([2**63] * 4096)
+    block.gradient_fingerprint.extend([2**62] * 4096)
     message = pb.StreamRequest(batch=pb.Batch(sequence=1, steps=block)).SerializeToString()
     assert len(message) > LIGHT_BYTES
     check_weight(message)

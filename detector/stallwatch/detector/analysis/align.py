@@ -53,6 +53,8 @@ class AlignConfig:
     """At most this many steps are held back, whatever the time."""
     window_cells: int = 1 << 20
     """At most this many rank-steps are held back: bounds the memory of large worlds."""
+    held_values: int = 1 << 22
+    """At most this many numbers of sampled records are held back: those of the oldest steps give way, and count as late."""
     sample_lag_steps: int = 8
     """Sampled records are compared this many steps after their own, so that late readers are in."""
 
@@ -60,8 +62,10 @@ class AlignConfig:
         """Refuse limits that would hold nothing back or everything."""
         if not self.late_seconds > 0:
             raise ValueError("align.late_seconds must be above 0")
-        if self.window_steps < 16 or self.window_cells < 16:
-            raise ValueError("align.window_steps and align.window_cells must be at least 16")
+        if min(self.window_steps, self.window_cells, self.held_values) < 16:
+            raise ValueError(
+                "align.window_steps, align.window_cells and align.held_values must be at least 16"
+            )
         if not 0 <= self.sample_lag_steps < self.window_steps:
             raise ValueError("align.sample_lag_steps must be at least 0 and below align.window_steps")
 
@@ -81,6 +85,8 @@ class Held:
     directions: dict[int, DirectionRecord] = field(default_factory=dict)
     named: dict[tuple[int, str], dict[int, tuple[float, float]]] = field(default_factory=dict)
     """Named losses: by kind and name, each rank's sum and samples."""
+    values: int = 0
+    """Numbers in `samples`."""
 
     @property
     def empty(self) -> bool:
@@ -114,6 +120,8 @@ class Aligner:
     """Ranks that are waited for."""
     held: dict[int, Held] = field(default_factory=dict)
     """Side records by step."""
+    held_values: int = 0
+    """Numbers in the samples of all of them."""
     started_at: float = 0.0
     late_records: int = 0
     """Samples that came after their step had been compared."""
@@ -209,7 +217,7 @@ class Aligner:
         """Put the side records of a batch where their steps are."""
         for sample in batch.samples:
             if not self._is_late(sample.step, config):
-                self._hold(now, sample.step).samples.setdefault(rank, sample)
+                self._hold_sample(now, rank, sample, config)
         for direction in batch.directions:
             if not self._is_late(direction.step, config):
                 self._hold(now, direction.step).directions.setdefault(rank, direction)
@@ -227,6 +235,23 @@ class Aligner:
             if event not in events:
                 events.append(event)
 
+    def _hold_sample(self, now: float, rank: int, sample: SampledRecord, config: AlignConfig) -> None:
+        held = self._hold(now, sample.step)
+        if rank in held.samples:
+            return
+        held.samples[rank] = sample
+        held.values += (size := _size(sample))
+        self.held_values += size
+        while self.held_values > config.held_values:
+            oldest = min(step for step, each in self.held.items() if each.samples)
+            self.late_records += len(self.held[oldest].samples)
+            self._let_go(self.held[oldest])
+
+    def _let_go(self, held: Held) -> None:
+        """The samples of a step are held no more."""
+        self.held_values -= held.values
+        held.samples, held.values = {}, 0
+
     def _is_late(self, step: int, config: AlignConfig) -> bool:
         """Whether side records of this step have been compared already; counts them."""
         late = self.steps.emitted and step <= self.steps.base - 1 - config.sample_lag_steps
@@ -237,7 +262,7 @@ class Aligner:
         held = self.held.get(step)
         if held is None:
             if len(self.held) >= _MAX_SIDE_RECORDS:
-                del self.held[min(self.held)]
+                self._let_go(self.held.pop(min(self.held)))
                 self.late_records += 1
             held = self.held[step] = Held(since=now)
         return held
@@ -272,7 +297,7 @@ class Aligner:
                     held.named = {}
                 if held.samples:
                     yield self._merge_samples(step, held.samples)
-                    held.samples = {}
+                    self._let_go(held)
                 if held.directions:
                     yield _merge_directions(step, self.attempt, list(held.directions.values()))
                     held.directions = {}
@@ -327,6 +352,23 @@ class Aligner:
             input_mean=np.array([s.input_mean for s in records]),
             input_deviation=np.array([s.input_deviation for s in records]),
         )
+
+
+def _size(sample: SampledRecord) -> int:
+    """About how many numbers a record holds."""
+    return 32 + sum(
+        len(each)
+        for each in (
+            sample.gradient_fingerprints,
+            sample.parameter_fingerprints,
+            sample.local_anchors,
+            sample.gradient_squares,
+            sample.parameter_squares,
+            sample.update_squares,
+            sample.gradient_zero_shares,
+            sample.gradient_zero_row_shares,
+        )
+    )
 
 
 def _mean_by_name(shares: list[dict[str, float]]) -> dict[str, float]:

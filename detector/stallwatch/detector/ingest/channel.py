@@ -111,6 +111,7 @@ class RunChannel:
         self._inputs = 0
         self._work = asyncio.Event()
         self._space = asyncio.Event()
+        self._entry = asyncio.Lock()
         self._idle = asyncio.Event()
         self._idle.set()
         self._listeners: dict[RankKey, Listener] = {}
@@ -146,18 +147,9 @@ class RunChannel:
 
     async def put(self, item: analyzer_pb2.AnalyzerInput) -> float:
         """Queue an input, waiting while the queue is full; return for how many seconds that was."""
-        started = time.monotonic()
-        crowded = 0.0
-        while (full := self._inputs >= QUEUE_INPUTS or self._bytes >= QUEUE_BYTES) or self._is_too_much():
-            since = time.monotonic()
-            self._space.clear()
-            await self._space.wait()
-            crowded += 0.0 if full else time.monotonic() - since
-            if self._lost is not None:
-                break
-        waited = time.monotonic() - started
-        self._statistics.backpressure_seconds += waited - crowded
-        self._statistics.throttled["memory"] += crowded
+        waited = 0.0
+        if self._is_full() or self._is_too_much() or self._entry.locked():
+            waited = await self._wait_for_room()
         self.put_now(item)
         return waited
 
@@ -260,6 +252,21 @@ class RunChannel:
                 self._work.clear()
                 self._idle.set()
 
+    async def _wait_for_room(self) -> float:
+        """One stream after another: if room woke all of thousands, they would hold the event loop up to find it taken."""
+        started = time.monotonic()
+        crowded = 0.0
+        async with self._entry:
+            while self._lost is None and ((full := self._is_full()) or self._is_too_much()):
+                since = time.monotonic()
+                self._space.clear()
+                await self._space.wait()
+                crowded += 0.0 if full else time.monotonic() - since
+        waited = time.monotonic() - started
+        self._statistics.backpressure_seconds += waited - crowded
+        self._statistics.throttled["memory"] += crowded
+        return waited
+
     async def _tell(self) -> None:
         """Tell streams what is new, some at a time: of thousands, each is a task that wakes and writes."""
         while True:
@@ -272,6 +279,9 @@ class RunChannel:
                         listener.acknowledge(entry)
                 await asyncio.sleep(0)
                 await self.meter.turn()
+
+    def _is_full(self) -> bool:
+        return self._inputs >= QUEUE_INPUTS or self._bytes >= QUEUE_BYTES
 
     def _is_too_much(self) -> bool:
         """Whether all queues together are too long, and this one is among those that make them so."""

@@ -7,16 +7,26 @@ left for such runs waits before its next message is looked at: HTTP/2 then holds
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 import types
+from collections import Counter
 from collections.abc import Callable, Coroutine, Generator
 from typing import Any, TypeVar
 from weakref import WeakValueDictionary
 
-HELD_SHARE = 0.3
-"""Of the event loop's time, for all together who want more than they may have: what is left is for the others."""
+LIGHT_SHARE = 0.05
+"""Of the event loop's time: a run that takes no more never waits."""
+OWNER_SHARE = 0.3
+"""For all runs of one account, or one run of nobody's, while there are others."""
+ALL_SHARE = 0.6
+"""For all who want more than the light share, less what the light ones take: shared alike, first by accounts, then by runs."""
 LEAST_SHARE = 0.01
 """Nobody gets less, however many want more."""
+RATE_SECONDS = 0.5
+"""How far back it counts what a run took."""
+REVIEW_SECONDS = 0.01
+"""How often it is looked who wants much."""
 BURST_SECONDS = 0.01
 """Of the event loop, that a run may take at once."""
 MOST_DEBT_SECONDS = 0.5
@@ -84,6 +94,8 @@ class Meter:
         self._bytes = Bucket(BURST_OF_BYTES * bytes_per_second, quotas.now())
         self._order = asyncio.Lock()
         self._began = 0.0
+        self._rate = 0.0
+        self._rated_at = quotas.now()
         self.seconds = 0.0
         """Of the event loop's time, so far."""
 
@@ -124,6 +136,18 @@ class Meter:
         """The event loop was busy with this run for so long."""
         self.seconds += seconds
         self._seconds.take(seconds)
+        now = self._quotas.now()
+        self._rate = self.rate(now) + seconds / RATE_SECONDS
+        self._rated_at = now
+
+    def rate(self, now: float) -> float:
+        """The share of the event loop's time that it took lately."""
+        return self._rate * math.exp((self._rated_at - now) / RATE_SECONDS)
+
+    @property
+    def owner(self) -> str:
+        """Who has to share with whom: an account, or a run that is nobody's."""
+        return self.account.name or f"run {self.name}"
 
     def end(self, began: float) -> None:
         """The step that began then is over."""
@@ -170,6 +194,10 @@ class Quotas:
         self._newcomers: dict[Meter, None] = {}
         self._active: dict[Meter, float] = {}
         self._held: dict[Meter, float] = {}
+        self._heavy: set[Meter] = set()
+        self._owners: Counter[str] = Counter()
+        self._light = 0.0
+        self._reviewed_at = -math.inf
 
     def of(
         self,
@@ -217,14 +245,25 @@ class Quotas:
     def share(self, meter: Meter) -> float:
         """The share of the event loop's time that a run may have now; above 1 when nobody else wants any."""
         now = self.now()
-        self._active = {one: at for one, at in self._active.items() if now - at < ACTIVE_SECONDS}
+        if now - self._reviewed_at >= REVIEW_SECONDS:
+            self._review(now)
         if not self._active.keys() - {meter}:
             return 2.0
+        is_heavy = meter in self._heavy
+        owners = len(self._owners) + (meter.owner not in self._owners)
+        runs = self._owners[meter.owner] + (not is_heavy)
+        of_owner = min(OWNER_SHARE, max(0.0, ALL_SHARE - self._light) / owners)
+        return max(LEAST_SHARE if is_heavy else LIGHT_SHARE, of_owner / runs)
+
+    def _review(self, now: float) -> None:
+        """See who wants much, and what the others take."""
+        self._reviewed_at = now
+        self._active = {one: at for one, at in self._active.items() if now - at < ACTIVE_SECONDS}
         self._held = {one: at for one, at in self._held.items() if now - at < HELD_SECONDS}
-        rivals = self._held.keys() | {meter}
-        accounts = {one.account.name for one in rivals}
-        runs = sum(one.account.name == meter.account.name for one in rivals)
-        return max(LEAST_SHARE, HELD_SHARE / len(accounts) / runs)
+        rates = {one: one.rate(now) for one in self._active}
+        self._heavy = {one for one, rate in rates.items() if rate > LIGHT_SHARE} | self._held.keys()
+        self._owners = Counter(one.owner for one in self._heavy)
+        self._light = sum(rate for one, rate in rates.items() if one not in self._heavy)
 
 
 async def metered(meter: Meter, work: Coroutine[Any, Any, Result]) -> Result:

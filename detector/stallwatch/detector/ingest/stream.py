@@ -150,10 +150,10 @@ class RankStream:
             if message is grpc.aio.EOF:
                 return
             self._statistics.bytes += len(message)
-            with self._channel.holding(self._clock()):
-                waited = await self._meter.turn(len(message))
             try:
-                await self._take(message, waited)
+                with self._channel.holding(self._clock()):
+                    waited = await self._meter.turn(len(message))
+                    await self._take(message, waited)
             except DecodeError:
                 self._statistics.rejected["unknown"] += 1
                 self._end(grpc.StatusCode.INVALID_ARGUMENT, NO_MESSAGE)
@@ -168,7 +168,7 @@ class RankStream:
         except TooHeavyError as error:
             self._statistics.messages["batch"] += 1
             self._reject(error.sequence, error)
-            if error.sequence:
+            if 0 < error.sequence <= LARGEST_STEP:
                 await self._put(self._input(batch=pb.Batch(sequence=error.sequence)), waited)
             return
         request = pb.StreamRequest.FromString(message)
