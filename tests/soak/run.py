@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -187,9 +188,8 @@ def _soak(service: Service, folder: Path, seconds: float, report: Report, say: C
 
     def scrape() -> None:
         assert service.process is not None
-        readers.scrape()
-        if (tasks := service.metric("stallwatch_detector_tasks")) is not None:
-            meter.add("service", service.process.pid, "tasks", tasks, time.monotonic())
+        if found := re.search(r"^stallwatch_detector_tasks (\S+)$", readers.scrape(), re.MULTILINE):
+            meter.add("service", service.process.pid, "tasks", float(found[1]), time.monotonic())
 
     watchers = [
         every(SCRAPE_SECONDS, scrape, stop),

@@ -16,12 +16,13 @@ from starlette.routing import Route
 from stallwatch.detector.alerts.naming import Links
 from stallwatch.detector.errors import AnalyzerLostError, StoreError
 from stallwatch.detector.http.alerts import AlertModel, alert_routes
-from stallwatch.detector.http.api import RUNS_PATH, Api, error_response
+from stallwatch.detector.http.api import RUNS_PATH, Api, JsonResponse, error_response
 from stallwatch.detector.http.collector import Exposed, StallwatchCollector
 from stallwatch.detector.http.exposition import encode
 from stallwatch.detector.http.model import ReadModel
+from stallwatch.detector.http.openapi import OPENAPI_PATH, document
 from stallwatch.detector.http.page import SecurityHeaders, page_routes
-from stallwatch.detector.http.query import QueryError
+from stallwatch.detector.http.query import QueryError, check_parameters
 
 COMPRESSED_FROM_BYTES = 1024
 COMPRESSION_LEVEL = 3
@@ -52,12 +53,17 @@ def create_app(
         found = await problems()
         return PlainTextResponse("\n".join(found or ["ok"]) + "\n", status_code=503 if found else 200)
 
+    async def openapi(request: Request) -> Response:
+        check_parameters(request.query_params, ())
+        return JsonResponse(document())
+
     return Starlette(
         routes=[
             *page_routes(model, links),
             Route("/metrics", metrics),
             Route("/livez", live),
             Route("/readyz", ready),
+            Route(OPENAPI_PATH, openapi),
             Route(RUNS_PATH, api.list_runs),
             Route(RUNS_PATH + "/{rest:path}", api.get_run),
             *(alert_routes(alerts) if alerts is not None else ()),
