@@ -1,7 +1,7 @@
 # `make demo` and `make test` set themselves up from nothing; everything else is for those who work on Stallwatch.
 BIN := .venv/bin
 
-.PHONY: help setup demo test check format proto docs site bench bench-verdicts bench-faults bench-diagnosis fuzz clean
+.PHONY: help setup demo test check format proto docs site bench bench-verdicts bench-faults bench-diagnosis fuzz soak sbom audit clean
 
 help: ## Lists the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
@@ -50,6 +50,15 @@ bench-diagnosis: setup ## Trains small models with known causes of a stall in on
 
 fuzz: setup ## Fuzzes whatever takes bytes or text from outside, a million inputs a target; ARGS="--target wire --runs 20000" for less
 	@$(BIN)/python tests/fuzz/run.py $(ARGS)
+
+soak: setup ## An hour of traffic and faults, then everything is counted; ARGS="--minutes 5" for less
+	@$(BIN)/python tests/soak/run.py --json build/soak/report.json $(ARGS)
+
+sbom: setup ## Lists what an installation consists of, as CycloneDX, in build/sbom
+	@$(BIN)/python scripts/sbom
+
+audit: setup ## Asks for known vulnerabilities of what is installed; ARGS="--all --strict"
+	@$(BIN)/python scripts/audit $(ARGS)
 
 clean: ## Removes the environment and everything generated outside git
 	@git clean -fdXq

@@ -34,7 +34,7 @@ import psutil  # noqa: E402  found by the line above, as all below
 from soak.meter import Meter, Trend  # noqa: E402
 from soak.readers import READ_SECONDS, SCRAPE_SECONDS, Readers  # noqa: E402
 from soak.relay import CuttingRelay  # noqa: E402
-from soak.schedule import Faults, analyzers  # noqa: E402
+from soak.schedule import Faults, analyzers, started  # noqa: E402
 from soak.traffic import SoakRun, Traffic, every  # noqa: E402
 from support.monitoring import Receiver  # noqa: E402
 from support.service import Service  # noqa: E402
@@ -157,10 +157,12 @@ def soak(folder: Path, minutes: float, say: Callable[[str], None] = print) -> Re
         }
         # The webhook fails for most of the time.
         receiver.answers = [500, 503, 200] * 20_000
-        with Service(
-            folder / "service", "--record", str(folder / "recordings"), environment=environment
-        ) as service:
-            _soak(service, folder, seconds, report, say)
+        service = Service(folder / "service", "--record", str(folder / "recordings"), environment=environment)
+        try:
+            _soak(started(service), folder, seconds, report, say)
+        finally:
+            # Whatever state it is in.
+            service.__exit__()
     return report
 
 

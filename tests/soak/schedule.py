@@ -51,16 +51,7 @@ class Faults:
         """The service dies without warning, and is started again."""
         self._service.kill()
         self.done.append("service killed")
-        # On a full machine Ray may not start in its time; a supervisor starts the service again.
-        wait_until("the service", self._is_started, START_SECONDS)
-
-    def _is_started(self) -> bool:
-        try:
-            self._service.start()
-        except AssertionError:
-            self.done.append("service started again")
-            return False
-        return True
+        started(self._service)
 
     def lock_store(self) -> None:
         """Somebody else holds the store's lock."""
@@ -90,6 +81,20 @@ class Faults:
             held.execute("BEGIN IMMEDIATE")
             threading.Event().wait(LOCK_SECONDS)
             held.execute("ROLLBACK")
+
+
+def started(service: Service) -> Service:
+    """Start it, again if need be: on a full machine Ray may not start in its time, and a supervisor tries again too."""
+
+    def starts() -> bool:
+        try:
+            service.start()
+        except AssertionError:
+            return False
+        return True
+
+    wait_until("the service", starts, START_SECONDS)
+    return service
 
 
 def analyzers(service: Service) -> Iterator[tuple[str, psutil.Process]]:

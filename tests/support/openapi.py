@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -46,17 +47,20 @@ def schemathesis(url: str, run: str, *arguments: str) -> subprocess.CompletedPro
         "STALLWATCH_TESTED_RUN": run,
         "PYTHONPATH": str(TESTS),
     }
-    return subprocess.run(
-        [
-            str(executable),
-            "run",
-            f"{url}/api/v1/openapi.json",
-            "--no-color",
-            "--generation-deterministic",
-            *arguments,
-        ],
-        env=variables,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    # It leaves a cache where it is started.
+    with tempfile.TemporaryDirectory() as folder:
+        return subprocess.run(
+            [
+                str(executable),
+                "run",
+                f"{url}/api/v1/openapi.json",
+                "--no-color",
+                "--generation-deterministic",
+                *arguments,
+            ],
+            env=variables,
+            cwd=folder,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
