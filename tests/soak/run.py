@@ -123,6 +123,14 @@ class Job:
                 env=variables | {"PYTHONPATH": paths},
             )
 
+    def kill(self) -> None:
+        """End it, if it has not ended by itself."""
+        with suppress(psutil.Error):
+            for process in (*psutil.Process(self.process.pid).children(recursive=True), self.process):
+                with suppress(psutil.Error):
+                    process.kill()
+        self.process.wait()
+
     def ranks(self) -> list[tuple[str, psutil.Process]]:
         """The processes that train."""
         found = []
@@ -139,7 +147,6 @@ class Job:
         try:
             code = self.process.wait(SETTLE_SECONDS)
         except subprocess.TimeoutExpired:
-            self.process.kill()
             code = -1
         return int((self.folder / "steps-0").read_text()) if code == 0 else -1
 
@@ -178,7 +185,23 @@ def _soak(service: Service, folder: Path, seconds: float, report: Report, say: C
         lasting=LASTING,
     )
     job = Job(folder / "job", relay.endpoint)
+    try:
+        _under_traffic(service, traffic, job, readers, faults, seconds, report, say)
+    finally:
+        job.kill()
+        relay.close()
 
+
+def _under_traffic(
+    service: Service,
+    traffic: Traffic,
+    job: Job,
+    readers: Readers,
+    faults: Faults,
+    seconds: float,
+    report: Report,
+    say: Callable[[str], None],
+) -> None:
     def processes() -> list[tuple[str, psutil.Process]]:
         assert service.process is not None
         steady = {f"soak/lasting-{number}" for number in range(LASTING - 1)} | {"soak/sick", JOB_RUN}
@@ -213,7 +236,6 @@ def _soak(service: Service, folder: Path, seconds: float, report: Report, say: C
     stop.set()
     for watcher in watchers:
         watcher.join(30)
-    relay.close()
     trends = meter.trends(*measured)
     report.runs, report.steps = len(traffic.runs), sum(run.steps * run.ranks for run in traffic.runs)
     report.faults = {name: faults.done.count(name) for name in set(faults.done)}
