@@ -2,12 +2,13 @@
 
 Each target runs in a process of its own under atheris (coverage-guided, libFuzzer), then its inputs are given to it again without
 the fuzzer, to see whether memory grows. A crash, an input that takes longer than 10 s, or growth ends with exit code 1; the
-input is left in the folder that is named.
+input is left in the folder that is named, and `--target T --input FILE` gives it to the target again, with the traceback.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import os
 import subprocess
