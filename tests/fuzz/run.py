@@ -130,7 +130,16 @@ def main() -> int:
     parser.add_argument(
         "--out", type=Path, default=ROOT / "build" / "fuzz", help="folder of corpora, logs and crashes"
     )
+    parser.add_argument(
+        "--input", type=Path, metavar="FILE", help="give one target this input, and nothing else"
+    )
     given = parser.parse_args()
+    if given.input is not None:
+        if len(given.target or ()) != 1:
+            parser.error("--input needs one --target")
+        sys.path[:0] = _environment()["PYTHONPATH"].split(os.pathsep)
+        importlib.import_module(f"fuzz.targets.{given.target[0]}").one(given.input.read_bytes())
+        return 0
     print(
         f"{'target':15} {'inputs':>9} {'inputs/s':>9} {'slowest':>9} {'memory at 10 %':>15} {'at the end':>11}"
     )
