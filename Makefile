@@ -1,7 +1,8 @@
 # `make demo` and `make test` set themselves up from nothing; everything else is for those who work on Stallwatch.
 BIN := .venv/bin
 
-.PHONY: help setup demo test check format proto docs site bench bench-offline bench-verdicts bench-faults bench-chaos bench-diagnosis bench-flood fuzz clean
+.PHONY: help setup demo test check format proto docs site bench bench-offline bench-verdicts bench-faults bench-chaos bench-diagnosis \
+  bench-flood fuzz soak sbom audit clean
 
 help: ## Lists the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
@@ -59,6 +60,15 @@ bench-flood: setup ## What floods of one run do to the latency of another
 
 fuzz: setup ## Fuzzes whatever takes bytes or text from outside, a million inputs a target; ARGS="--target wire --runs 20000" for less
 	@$(BIN)/python tests/fuzz/run.py $(ARGS)
+
+soak: setup ## An hour of traffic and faults, then everything is counted; ARGS="--minutes 5" for less
+	@$(BIN)/python tests/soak/run.py --json build/soak/report.json $(ARGS)
+
+sbom: setup ## Lists what an installation consists of, as CycloneDX, in build/sbom
+	@$(BIN)/python scripts/sbom
+
+audit: setup ## Asks for known vulnerabilities of what is installed; ARGS="--all --strict"
+	@$(BIN)/python scripts/audit $(ARGS)
 
 clean: ## Removes the environment and everything generated outside git
 	@git clean -fdXq

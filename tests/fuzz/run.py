@@ -2,12 +2,13 @@
 
 Each target runs in a process of its own under atheris (coverage-guided, libFuzzer), then its inputs are given to it again without
 the fuzzer, to see whether memory grows. A crash, an input that takes longer than 10 s, or growth ends with exit code 1; the
-input is left in the folder that is named.
+input is left in the folder that is named, and `--target T --input FILE` gives it to the target again, with the traceback.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import os
 import subprocess
@@ -129,7 +130,16 @@ def main() -> int:
     parser.add_argument(
         "--out", type=Path, default=ROOT / "build" / "fuzz", help="folder of corpora, logs and crashes"
     )
+    parser.add_argument(
+        "--input", type=Path, metavar="FILE", help="give one target this input, and nothing else"
+    )
     given = parser.parse_args()
+    if given.input is not None:
+        if len(given.target or ()) != 1:
+            parser.error("--input needs one --target")
+        sys.path[:0] = _environment()["PYTHONPATH"].split(os.pathsep)
+        importlib.import_module(f"fuzz.targets.{given.target[0]}").one(given.input.read_bytes())
+        return 0
     print(
         f"{'target':15} {'inputs':>9} {'inputs/s':>9} {'slowest':>9} {'memory at 10 %':>15} {'at the end':>11}"
     )

@@ -48,9 +48,9 @@ class Readers:
         self.failed: list[str] = []
         """Answers of 500: each is a bug."""
 
-    def scrape(self) -> None:
-        """As Prometheus does."""
-        self._ask("/metrics")
+    def scrape(self) -> str:
+        """As Prometheus does; what was answered, empty when there was no answer."""
+        return self._ask("/metrics")
 
     def read(self) -> None:
         """One page, or one resource."""
@@ -60,11 +60,12 @@ class Readers:
         """Ask for much, and take a few bytes a second of it."""
         threading.Thread(target=self._trickle, args=(seconds,), daemon=True).start()
 
-    def _ask(self, path: str) -> None:
+    def _ask(self, path: str) -> str:
         status, body = self._service.fetch(path)
         self.statuses[status] += 1
         if status == 500:
             self.failed.append(f"{path}: {body[:200]}")
+        return body if status == 200 else ""
 
     def _trickle(self, seconds: float) -> None:
         waiting = threading.Event()

@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -33,7 +34,7 @@ import psutil  # noqa: E402  found by the line above, as all below
 from soak.meter import Meter, Trend  # noqa: E402
 from soak.readers import READ_SECONDS, SCRAPE_SECONDS, Readers  # noqa: E402
 from soak.relay import CuttingRelay  # noqa: E402
-from soak.schedule import Faults, analyzers  # noqa: E402
+from soak.schedule import Faults, analyzers, started  # noqa: E402
 from soak.traffic import SoakRun, Traffic, every  # noqa: E402
 from support.monitoring import Receiver  # noqa: E402
 from support.service import Service  # noqa: E402
@@ -122,6 +123,14 @@ class Job:
                 env=variables | {"PYTHONPATH": paths},
             )
 
+    def kill(self) -> None:
+        """End it, if it has not ended by itself."""
+        with suppress(psutil.Error):
+            for process in (*psutil.Process(self.process.pid).children(recursive=True), self.process):
+                with suppress(psutil.Error):
+                    process.kill()
+        self.process.wait()
+
     def ranks(self) -> list[tuple[str, psutil.Process]]:
         """The processes that train."""
         found = []
@@ -138,7 +147,6 @@ class Job:
         try:
             code = self.process.wait(SETTLE_SECONDS)
         except subprocess.TimeoutExpired:
-            self.process.kill()
             code = -1
         return int((self.folder / "steps-0").read_text()) if code == 0 else -1
 
@@ -156,10 +164,12 @@ def soak(folder: Path, minutes: float, say: Callable[[str], None] = print) -> Re
         }
         # The webhook fails for most of the time.
         receiver.answers = [500, 503, 200] * 20_000
-        with Service(
-            folder / "service", "--record", str(folder / "recordings"), environment=environment
-        ) as service:
-            _soak(service, folder, seconds, report, say)
+        service = Service(folder / "service", "--record", str(folder / "recordings"), environment=environment)
+        try:
+            _soak(started(service), folder, seconds, report, say)
+        finally:
+            # Whatever state it is in.
+            service.__exit__()
     return report
 
 
@@ -175,7 +185,23 @@ def _soak(service: Service, folder: Path, seconds: float, report: Report, say: C
         lasting=LASTING,
     )
     job = Job(folder / "job", relay.endpoint)
+    try:
+        _under_traffic(service, traffic, job, readers, faults, seconds, report, say)
+    finally:
+        job.kill()
+        relay.close()
 
+
+def _under_traffic(
+    service: Service,
+    traffic: Traffic,
+    job: Job,
+    readers: Readers,
+    faults: Faults,
+    seconds: float,
+    report: Report,
+    say: Callable[[str], None],
+) -> None:
     def processes() -> list[tuple[str, psutil.Process]]:
         assert service.process is not None
         steady = {f"soak/lasting-{number}" for number in range(LASTING - 1)} | {"soak/sick", JOB_RUN}
@@ -187,9 +213,8 @@ def _soak(service: Service, folder: Path, seconds: float, report: Report, say: C
 
     def scrape() -> None:
         assert service.process is not None
-        readers.scrape()
-        if (tasks := service.metric("stallwatch_detector_tasks")) is not None:
-            meter.add("service", service.process.pid, "tasks", tasks, time.monotonic())
+        if found := re.search(r"^stallwatch_detector_tasks (\S+)$", readers.scrape(), re.MULTILINE):
+            meter.add("service", service.process.pid, "tasks", float(found[1]), time.monotonic())
 
     watchers = [
         every(SCRAPE_SECONDS, scrape, stop),
@@ -211,7 +236,6 @@ def _soak(service: Service, folder: Path, seconds: float, report: Report, say: C
     stop.set()
     for watcher in watchers:
         watcher.join(30)
-    relay.close()
     trends = meter.trends(*measured)
     report.runs, report.steps = len(traffic.runs), sum(run.steps * run.ranks for run in traffic.runs)
     report.faults = {name: faults.done.count(name) for name in set(faults.done)}

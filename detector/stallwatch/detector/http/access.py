@@ -54,6 +54,7 @@ NEEDS: dict[tuple[str, str], Need] = {
     ("GET", "/metrics"): Need.READ_EVERYTHING,
     ("GET", "/livez"): Need.NOTHING,
     ("GET", "/readyz"): Need.NOTHING,
+    ("GET", "/api/v1/openapi.json"): Need.NOTHING,
     ("GET", "/api/v1/runs"): Need.READ,
     ("GET", "/api/v1/runs/{rest:path}"): Need.READ,
     ("GET", "/api/v1/alerts"): Need.READ,

@@ -87,6 +87,9 @@ def alert_routes(model: AlertModel) -> list[Route]:
         silence = await model.silence(run, kind, seconds, comment)
         return JsonResponse(silence_json(silence, time.time()), status_code=201)
 
+    async def silences(request: Request) -> Response:
+        return await (add_silence if request.method == "POST" else list_silences)(request)
+
     async def delete_silence(request: Request) -> Response:
         check_parameters(request.query_params, ())
         identity = request.path_params["id"]
@@ -97,8 +100,8 @@ def alert_routes(model: AlertModel) -> list[Route]:
 
     return [
         Route(ALERTS_PATH, list_alerts),
-        Route(SILENCES_PATH, list_silences, methods=["GET"]),
-        Route(SILENCES_PATH, add_silence, methods=["POST"]),
+        # One route, so that a refusal of other methods names both.
+        Route(SILENCES_PATH, silences, methods=["GET", "POST"]),
         Route(SILENCES_PATH + "/{id}", delete_silence, methods=["DELETE"]),
     ]
 

@@ -21,12 +21,13 @@ from stallwatch.detector.http.access import AccessControl
 from stallwatch.detector.http.alerts import AlertModel, alert_routes
 from stallwatch.detector.http.api import RUNS_PATH, Api
 from stallwatch.detector.http.collector import Exposed, StallwatchCollector
-from stallwatch.detector.http.errors import error_response
+from stallwatch.detector.http.errors import JsonResponse, error_response
 from stallwatch.detector.http.exposition import encode
 from stallwatch.detector.http.login import login_routes
 from stallwatch.detector.http.model import ReadModel
+from stallwatch.detector.http.openapi import OPENAPI_PATH, document
 from stallwatch.detector.http.page import SecurityHeaders, page_routes
-from stallwatch.detector.http.query import QueryError
+from stallwatch.detector.http.query import QueryError, check_parameters
 
 COMPRESSED_FROM_BYTES = 1024
 COMPRESSION_LEVEL = 3
@@ -68,12 +69,17 @@ def create_app(
         text = "\n".join([*(found or ["ok"]), *notes()]) + "\n"
         return PlainTextResponse(text, status_code=503 if found else 200)
 
+    async def openapi(request: Request) -> Response:
+        check_parameters(request.query_params, ())
+        return JsonResponse(document())
+
     routes = [
         *page_routes(model, links),
         *login_routes(gate, throttle, secure=secure),
         Route("/metrics", metrics),
         Route("/livez", live),
         Route("/readyz", ready),
+        Route(OPENAPI_PATH, openapi),
         Route(RUNS_PATH, api.list_runs),
         Route(RUNS_PATH + "/{rest:path}", api.get_run),
         *(alert_routes(alerts) if alerts is not None else ()),
