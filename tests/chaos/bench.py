@@ -144,7 +144,9 @@ def open_bench(folder: Path) -> Iterator[Bench]:
 def run_all(folder: Path, faults: Sequence[Fault], take: Callable[[Outcome], None], jobs: int = 1) -> None:
     """Run faults, as many at a time as told of those that leave the detector alone; hand each outcome on."""
     with open_bench(folder) as bench, ThreadPoolExecutor(jobs) as side_by_side:
-        waiting = [side_by_side.submit(bench.run, fault) for fault in faults if not fault.alone]
+        # Those with a detector of their own last: it takes long to start.
+        ordered = sorted(faults, key=lambda fault: fault.own_service is not None)
+        waiting = [side_by_side.submit(bench.run, fault) for fault in ordered if not fault.alone]
         try:
             for done in as_completed(waiting):
                 take(done.result())
