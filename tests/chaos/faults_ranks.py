@@ -111,6 +111,4 @@ FAULTS = (
           inject="no_memory_for_batches", loss=Loss.COUNTED),
     Fault("agent/no-memory-in-hooks", "MemoryError in three calls of the agent on the training thread", injected,
           inject="no_memory_in_hooks"),
-    Fault("agent/sender-ended", "the agent's thread of one rank is ended from outside (SystemExit)", injected,
-          inject="sender_ended"),
 )  # fmt: skip
