@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import shutil
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -13,7 +15,6 @@ from chaos.measure import Outcome, measure
 from chaos.scene import PATIENCE_SECONDS, WARM_STEPS, Scene, ahead
 from faults.ranks import Zygote
 from support.service import Service
-from support.waiting import wait_until
 
 SEEDED = "missing_gradient_sync"
 """What is wrong with every job from its first step on: a finding that has to outlive each fault."""
@@ -33,6 +34,9 @@ class Bench:
         self.folder = folder
         self._zygote = zygote
         self._shared = Service(folder / "service", environment=_ENVIRONMENT)
+        self._starting = threading.Lock()
+        self.stopping = threading.Event()
+        """Set when everything is to end."""
 
     def run(self, fault: Fault) -> Outcome:
         """One fault, from the start of its jobs to their end."""
@@ -40,7 +44,7 @@ class Bench:
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
         began = time.monotonic()
-        with Scene(fault, folder, self._shared, self._zygote) as scene:
+        with Scene(fault, folder, self._shared, self._zygote, self.stopping) as scene:
             outcome = Outcome(fault)
             try:
                 self._service(scene)
@@ -63,8 +67,10 @@ class Bench:
             if fault.own_service is not None:
                 fault.own_service(scene)
             scene.enter_context(scene.service)
-        elif self._shared.process is None or self._shared.process.poll() is not None:
-            self._shared.start()
+            return
+        with self._starting:
+            if self._shared.process is None or self._shared.process.poll() is not None:
+                self._shared.start()
 
     def _play(self, scene: Scene, outcome: Outcome) -> None:
         fault = scene.fault
@@ -79,7 +85,7 @@ class Bench:
             known = not heard or fault.refused_first or is_known()
             return known and min(step for job in scene.jobs for step in job.progress()) >= WARM_STEPS
 
-        wait_until("the jobs to train and the seeded finding", warm, PATIENCE_SECONDS)
+        scene.wait_until("the jobs to train and the seeded finding", warm, PATIENCE_SECONDS)
         outcome.before = scene.findings()
         go = ahead(scene)
         for job in scene.jobs:
@@ -88,17 +94,17 @@ class Bench:
         scene.ended_at = time.monotonic()
         at = max(scene.watched.progress())
         if heard:
-            wait_until(f"the detector to be ready, and step {at} in its store",
+            scene.wait_until(f"the detector to be ready, and step {at} in its store",
                        lambda: scene.is_ready() and scene.stored_step() >= at,
                        PATIENCE_SECONDS, 0.1)  # fmt: skip
             outcome.recovery_seconds = time.monotonic() - scene.ended_at
         if fault.refused_first:
-            wait_until("the seeded finding", is_known, PATIENCE_SECONDS)
+            scene.wait_until("the seeded finding", is_known, PATIENCE_SECONDS)
             outcome.before = scene.findings()
         stop = ahead(scene)
         for job in scene.jobs:
             job.mark("stop", stop)
-        wait_until(
+        scene.wait_until(
             "both jobs to end", lambda: not any(None in job.codes() for job in scene.jobs), PATIENCE_SECONDS
         )
         expected = 1 if fault.ending == "raise" else 0
@@ -118,7 +124,7 @@ class Bench:
                 return run is not None
             return run is not None and run["state"] == "finished" and run["step"] == stop - 1
 
-        wait_until("the run to be finished for the detector", over, FINISH_SECONDS, 0.2)
+        scene.wait_until("the run to be finished for the detector", over, FINISH_SECONDS, 0.2)
 
 
 @contextmanager
@@ -135,8 +141,19 @@ def open_bench(folder: Path) -> Iterator[Bench]:
             bench.close()
 
 
-def run_all(folder: Path, faults: Sequence[Fault], take: Callable[[Outcome], None]) -> None:
-    """Run faults one after another, and hand each outcome on."""
-    with open_bench(folder) as bench:
+def run_all(folder: Path, faults: Sequence[Fault], take: Callable[[Outcome], None], jobs: int = 1) -> None:
+    """Run faults, as many at a time as told of those that leave the detector alone; hand each outcome on."""
+    with open_bench(folder) as bench, ThreadPoolExecutor(jobs) as side_by_side:
+        # Those with a detector of their own last: it takes long to start.
+        ordered = sorted(faults, key=lambda fault: fault.own_service is not None)
+        waiting = [side_by_side.submit(bench.run, fault) for fault in ordered if not fault.alone]
+        try:
+            for done in as_completed(waiting):
+                take(done.result())
+        except BaseException:
+            bench.stopping.set()
+            side_by_side.shutdown(cancel_futures=True)
+            raise
         for fault in faults:
-            take(bench.run(fault))
+            if fault.alone:
+                take(bench.run(fault))

@@ -43,6 +43,8 @@ class Fault:
     service_arguments: tuple[str, ...] = ()
     own_service: Callable[[Scene], None] | None = None
     """For a detector of its own: prepares it before its start."""
+    alone: bool = False
+    """Whether it breaks the detector that other faults share."""
     refused_first: bool = False
     """Whether nothing is heard of the job before the fault is over: its finding comes after that."""
     on_ranks: bool = False

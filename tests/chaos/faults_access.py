@@ -11,7 +11,6 @@ from datetime import datetime, timedelta, timezone
 from chaos.fault import Fault, Loss
 from chaos.scene import Scene
 from stallwatch.detector.service.settings import Settings
-from support.waiting import wait_until
 
 SECONDS = 6.0
 
@@ -105,7 +104,7 @@ def token_rotated(scene: Scene) -> None:
         refused = {"reason": "unauthenticated"}
         return bool(scene.service.metric("stallwatch_ingest_streams_refused_total", **refused))
 
-    wait_until("a refusal", is_refused, 30, 0.5)
+    scene.wait_until("a refusal", is_refused, 30, 0.5)
     scene.train_for(SECONDS)
     guarded.give(secret)
 

@@ -14,7 +14,6 @@ from chaos import detectors
 from chaos.fault import Fault
 from chaos.scene import Scene
 from support.rank import Rank, hello, steps
-from support.waiting import wait_until
 
 DOWN_SECONDS = 10.0
 FROZEN_SECONDS = 8.0
@@ -38,7 +37,7 @@ def killed_three_times(scene: Scene) -> None:
     log = scene.service.directory / "stallwatch.db-wal"
     for _ in range(3):
         written = log.stat().st_mtime_ns if log.exists() else 0
-        wait_until(
+        scene.wait_until(
             "a write to the store",
             lambda before=written: log.exists() and log.stat().st_mtime_ns != before,
             60,
@@ -91,7 +90,7 @@ def ray_killed(scene: Scene) -> None:
     detectors.kill(pids)
     process = scene.service.process
     assert process is not None
-    wait_until("the detector to end", lambda: process.poll() is not None, 60)
+    scene.wait_until("the detector to end", lambda: process.poll() is not None, 60)
     assert process.returncode == 1, process.returncode
     scene.service.start()
 
@@ -143,19 +142,19 @@ def hanging_webhook(scene: Scene) -> None:
 
 def told_to_nobody(scene: Scene) -> None:
     """The alert of the seeded finding is on its way for as long."""
-    wait_until("the webhook's request", lambda: scene.mute.connections, 30)
+    scene.wait_until("the webhook's request", lambda: scene.mute.connections, 30)
     scene.train_for(8)
 
 
 FAULTS = (
-    Fault("detector/killed", "SIGKILL; started again 10 s later", killed),
-    Fault("detector/killed-writing", "SIGKILL with its analyzers in the middle of a write to the store, three times", killed_three_times),
-    Fault("detector/restarted", "SIGTERM, and started again", stopped_and_started),
-    Fault("detector/upgraded", "SIGTERM; another version takes over its data, then the first one again", upgraded),
-    Fault("detector/frozen", "stopped for 8 s (SIGSTOP) and continued", frozen),
-    Fault("detector/analyzer-killed", "SIGKILL to the run's analyzer", analyzer_killed),
-    Fault("detector/ray-killed", "SIGKILL to its Ray node; it ends with exit code 1 and is started again", ray_killed),
-    Fault("detector/flooded", "another run sends batches of 1,000 steps as fast as it is let, for 8 s", flooded),
-    Fault("detector/slow-readers", "20 readers take `/metrics` at a byte a second, for 8 s", scraped_slowly),
+    Fault("detector/killed", "SIGKILL; started again 10 s later", killed, alone=True),
+    Fault("detector/killed-writing", "SIGKILL with its analyzers in the middle of a write to the store, three times", killed_three_times, alone=True),
+    Fault("detector/restarted", "SIGTERM, and started again", stopped_and_started, alone=True),
+    Fault("detector/upgraded", "SIGTERM; another version takes over its data, then the first one again", upgraded, alone=True),
+    Fault("detector/frozen", "stopped for 8 s (SIGSTOP) and continued", frozen, alone=True),
+    Fault("detector/analyzer-killed", "SIGKILL to the run's analyzer", analyzer_killed, alone=True),
+    Fault("detector/ray-killed", "SIGKILL to its Ray node; it ends with exit code 1 and is started again", ray_killed, alone=True),
+    Fault("detector/flooded", "another run sends batches of 1,000 steps as fast as it is let, for 8 s", flooded, alone=True),
+    Fault("detector/slow-readers", "20 readers take `/metrics` at a byte a second, for 8 s", scraped_slowly, alone=True),
     Fault("detector/webhook-hangs", "a webhook takes the alert's request and never answers", told_to_nobody, own_service=hanging_webhook),
 )  # fmt: skip

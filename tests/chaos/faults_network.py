@@ -6,7 +6,6 @@ from chaos.fault import Fault, Loss
 from chaos.scene import Scene
 from support.monitoring import free_port
 from support.rank import Rank, hello, steps
-from support.waiting import wait_until
 
 FLAPS = 16
 FLAP_SECONDS = 0.5
@@ -20,7 +19,7 @@ def nobody(scene: Scene) -> None:
 
 def silence_from_the_start(scene: Scene) -> None:
     """Train on until the agents have given up at least one connection and tried again."""
-    wait_until("a second try", lambda: scene.mute.connections > 2, 60)
+    scene.wait_until("a second try", lambda: scene.mute.connections > 2, 60)
     scene.train_on(50)
 
 
@@ -59,7 +58,9 @@ def another_run(scene: Scene) -> str:
 def full(scene: Scene) -> None:
     """Train without being heard, until the other run is over."""
     refused = {"reason": "too_many_runs"}
-    wait_until("refusals", lambda: scene.service.metric("stallwatch_ingest_streams_refused_total", **refused))
+    scene.wait_until(
+        "refusals", lambda: scene.service.metric("stallwatch_ingest_streams_refused_total", **refused)
+    )
     scene.train_for(6)
     scene.own.finish()
 

@@ -10,7 +10,6 @@ from pathlib import Path
 from chaos.fault import Fault, Loss, injected
 from chaos.pair import RANKS
 from chaos.scene import Scene
-from support.waiting import wait_until
 
 STOPPED_SECONDS = 6.0
 
@@ -32,7 +31,7 @@ def wait_for_seconds(scene: Scene, seconds: float) -> None:
     import time
 
     until = time.monotonic() + seconds
-    wait_until("the time to pass", lambda: time.monotonic() >= until, seconds + 30)
+    scene.wait_until("the time to pass", lambda: time.monotonic() >= until, seconds + 30)
     scene.check_jobs()
 
 
@@ -41,7 +40,7 @@ def preempted(scene: Scene) -> None:
     for job in scene.jobs:
         assert job.launcher is not None
         job.launcher.send_signal(signal.SIGTERM)
-    wait_until("the jobs to end", lambda: not any(None in job.codes() for job in scene.jobs), 60)
+    scene.wait_until("the jobs to end", lambda: not any(None in job.codes() for job in scene.jobs), 60)
     reached = max(scene.watched.progress())
     scene.start_jobs()
 
@@ -49,7 +48,7 @@ def preempted(scene: Scene) -> None:
         scene.check_jobs()
         return all(min(job.progress()) > reached + 20 for job in scene.jobs)
 
-    wait_until("the jobs to be further than before", resumed, 90)
+    scene.wait_until("the jobs to be further than before", resumed, 90)
 
 
 def full_disk(scene: Scene) -> str:
@@ -112,6 +111,4 @@ FAULTS = (
           inject="no_memory_for_batches", loss=Loss.COUNTED),
     Fault("agent/no-memory-in-hooks", "MemoryError in three calls of the agent on the training thread", injected,
           inject="no_memory_in_hooks"),
-    Fault("agent/sender-ended", "the agent's thread of one rank is ended from outside (SystemExit)", injected,
-          inject="sender_ended"),
 )  # fmt: skip

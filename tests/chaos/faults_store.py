@@ -8,7 +8,6 @@ import subprocess
 from chaos.fault import Fault, Loss
 from chaos.faults_ranks import fill
 from chaos.scene import Scene
-from support.waiting import wait_until
 
 LOCKED_SECONDS = 10.0
 FULL_SECONDS = 6.0
@@ -38,7 +37,7 @@ def full(scene: Scene) -> None:
     """Nothing can be written, until somebody makes room."""
     ballast = fill(scene.service.directory)
     try:
-        wait_until(
+        scene.wait_until(
             "snapshots to fail",
             lambda: (scene.service.metric("stallwatch_analyzer_snapshot_failures_total") or 0) > 0,
             60,
@@ -64,7 +63,7 @@ def damaged(scene: Scene) -> None:
 
 
 FAULTS = (
-    Fault("store/locked", "another process holds the store's write lock for 10 s", locked),
+    Fault("store/locked", "another process holds the store's write lock for 10 s", locked, alone=True),
     Fault("store/disk-full", "the data directory's disk is full for 6 s and more", full, own_service=on_a_small_disk),
-    Fault("store/snapshot-damaged", "SIGKILL, a bit of the run's newest snapshot flips, and it is started again", damaged, loss=Loss.NONE),
+    Fault("store/snapshot-damaged", "SIGKILL, a bit of the run's newest snapshot flips, and it is started again", damaged, loss=Loss.NONE, alone=True),
 )  # fmt: skip

@@ -170,20 +170,6 @@ def no_memory_in_hooks(job: Any, since: int) -> None:
         job.note("fault")
 
 
-def sender_ended(job: Any, since: int) -> None:
-    """The agent's thread is ended from outside, by an exception that no code may catch."""
-    if job.agent is None:
-        return
-    if since == 0 and job.rank == 1:
-        for thread in threading.enumerate():
-            if thread.name == "stallwatch-agent":
-                ctypes.pythonapi.PyThreadState_SetAsyncExc(
-                    ctypes.c_ulong(thread.ident or 0), ctypes.py_object(SystemExit)
-                )
-    if since == 150:
-        job.note("fault")
-
-
 def speak_newer_protocol() -> None:
     """An agent of the next major version."""
     from stallwatch.agent import _agent
@@ -228,7 +214,6 @@ BY_NAME: dict[str, Callable[[Any, int], None]] = {
     "broken_stderr": broken_stderr,
     "no_memory_for_batches": no_memory_for_batches,
     "no_memory_in_hooks": no_memory_in_hooks,
-    "sender_ended": sender_ended,
     "callback_raises": callback,
     "callback_blocks": callback,
 }

@@ -28,6 +28,8 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--only", action="append", default=[], metavar="PATTERN",
                         help="faults by name, or by a pattern with * and ?; may be repeated")  # fmt: skip
     parser.add_argument("--repeat", type=int, default=1, help="each fault so many times; the worst counts")
+    parser.add_argument("--jobs", type=int, default=1,
+                        help="pairs side by side, of faults that leave the detector alone: sooner done, less exact step times")  # fmt: skip
     parser.add_argument("--list", action="store_true", help="only name the faults")
     parser.add_argument(
         "--out", type=Path, default=OUT, help="folder for the table, logs and the detector's data"
@@ -98,7 +100,7 @@ def main() -> int:
         others = [each for each in kept if each.fault.name not in again]
         write([*others, *outcomes], options.out, docs=DOCS if options.write_docs else None)
 
-    run_all(options.out, faults * options.repeat, take)
+    run_all(options.out, faults * options.repeat, take, options.jobs)
     broken = sum(bool(outcome.problems()) for outcome in outcomes)
     print(
         f"{len(outcomes)} faults in {time.monotonic() - began:.0f} s, {broken} broke a bar; tables in {options.out}"

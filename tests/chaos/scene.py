@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import json
+import threading
 import time
+from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -27,11 +29,18 @@ AHEAD_STEPS = 40
 WARM_STEPS = 60
 
 
+class InterruptedSceneError(Exception):
+    """Somebody wants it all to end."""
+
+
 class Scene(contextlib.ExitStack):
     """One fault, in its folder; what it opens is closed at its end."""
 
-    def __init__(self, fault: Fault, folder: Path, service: Service, zygote: Zygote) -> None:
+    def __init__(
+        self, fault: Fault, folder: Path, service: Service, zygote: Zygote, stopping: threading.Event
+    ) -> None:
         super().__init__()
+        self._stopping = stopping
         self.fault = fault
         self.folder = folder
         self.service = service
@@ -63,6 +72,22 @@ class Scene(contextlib.ExitStack):
 
     # --- waiting ------------------------------------------------------------------------------------------------
 
+    def wait_until(
+        self,
+        what: str,
+        condition: Callable[[], Any],
+        seconds: float = PATIENCE_SECONDS,
+        interval: float = 0.05,
+    ) -> None:
+        """Wait for a condition; no longer than until somebody wants it all to end."""
+
+        def holds() -> Any:
+            if self._stopping.is_set():
+                raise InterruptedSceneError
+            return condition()
+
+        wait_until(what, holds, seconds, interval)
+
     def check_jobs(self) -> None:
         """Fail when a job ended that nobody told to."""
         for job in self.jobs:
@@ -77,7 +102,7 @@ class Scene(contextlib.ExitStack):
             self.check_jobs()
             return min(self.watched.progress()) >= target
 
-        wait_until(f"{steps} steps more", there, PATIENCE_SECONDS)
+        self.wait_until(f"{steps} steps more", there, PATIENCE_SECONDS)
 
     def train_for(self, seconds: float) -> None:
         """Let the jobs train for a time, and see that they do."""
@@ -88,7 +113,7 @@ class Scene(contextlib.ExitStack):
             return time.monotonic() >= until
 
         before = min(self.watched.progress())
-        wait_until(f"{seconds:.0f} s to pass", over, seconds + 60)
+        self.wait_until(f"{seconds:.0f} s to pass", over, seconds + 60)
         assert min(self.watched.progress()) > before, "the watched job stands still"
 
     def wait_for_ranks(self) -> None:
@@ -99,11 +124,13 @@ class Scene(contextlib.ExitStack):
                 self.check_jobs()
             return bool(self.watched.notes("fault"))
 
-        wait_until("the ranks' fault to end", over, PATIENCE_SECONDS)
+        self.wait_until("the ranks' fault to end", over, PATIENCE_SECONDS)
 
     def wait_until_stored(self, step: int) -> None:
         """Until a step is in the store, where it outlives everything."""
-        wait_until(f"step {step} in the store", lambda: self.stored_step() >= step, PATIENCE_SECONDS, 0.1)
+        self.wait_until(
+            f"step {step} in the store", lambda: self.stored_step() >= step, PATIENCE_SECONDS, 0.1
+        )
 
     def stored_step(self) -> int:
         """The last step of which the store knows; -1 when it knows nothing."""

@@ -12,7 +12,6 @@ NAMES = (
     "rank/forks",
     "rank/ends-by-error",
     "detector/analyzer-killed",
-    "detector/restarted",
 )
 
 

@@ -48,5 +48,19 @@ def metadata(settings: Settings) -> tuple[tuple[str, str], ...]:
     return (("authorization", f"Bearer {token}"),) if token else ()
 
 
+def credentials_stamp(settings: Settings) -> tuple[tuple[int, int] | None, ...]:
+    """Changes when a file of a token or certificate does: secrets are rotated by replacing their files."""
+    return tuple(
+        map(_stamp, (settings.token_file, settings.tls_ca, settings.tls_cert, settings.tls_key)),
+    )
+
+
+def _stamp(path: Path | None) -> tuple[int, int] | None:
+    try:
+        return None if path is None else ((status := path.stat()).st_mtime_ns, status.st_ino)
+    except OSError:
+        return None
+
+
 def _read(path: Path | None) -> bytes | None:
     return None if path is None else path.read_bytes()

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import grpc
 
+from stallwatch.agent._channel import credentials_stamp
 from stallwatch.agent._stream import Stream
 from stallwatch.v1 import telemetry_pb2 as wire
 
@@ -88,6 +89,8 @@ class Transport:
         self._opened_at = 0.0
         self._welcomes = 0
         self._refused = False
+        self._presented: object = None
+        """What the files of token and certificates were like when the last stream was opened."""
         self._last_problem = ""
         self._errors = 0
         self._heartbeat_seconds = HEARTBEAT_SECONDS
@@ -232,8 +235,9 @@ class Transport:
                 and not self._refused
                 and now >= self._opened_at + _LAST_TRIES_SECONDS
             )
-            if now >= self._retry_at or hurried:
+            if now >= self._retry_at or hurried or self._has_new_credentials():
                 self._opened_at = now
+                self._presented = credentials_stamp(self._settings)
                 try:
                     self._stream = Stream(
                         self._settings, self._hello(), self._buffer, self._on_response, self.wake
@@ -246,6 +250,10 @@ class Transport:
             self._lost(now, *_why(stream.error, stream.welcomed))
         elif problem:
             self._lost(now, problem)
+
+    def _has_new_credentials(self) -> bool:
+        """Whether what the detector refused has been changed since, so that a try is worth it now."""
+        return self._refused and credentials_stamp(self._settings) != self._presented
 
     def _lost(self, now: float, problem: str, permanent: bool = False) -> None:
         stream, self._stream = self._stream, None
