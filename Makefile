@@ -1,7 +1,7 @@
 # `make demo` and `make test` set themselves up from nothing; everything else is for those who work on Stallwatch.
 BIN := .venv/bin
 
-.PHONY: help setup demo test check format proto docs site bench bench-verdicts bench-faults bench-diagnosis clean
+.PHONY: help setup demo test check format proto docs site bench bench-verdicts bench-faults bench-diagnosis bench-kill clean
 
 help: ## Lists the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
@@ -47,6 +47,10 @@ bench-faults: setup ## Breaks real jobs in every way it knows and judges what is
 
 bench-diagnosis: setup ## Trains small models with known causes of a stall in one process and scores what is said of them
 	@OMP_NUM_THREADS=1 $(BIN)/python tests/bench/diagnosis.py $(ARGS)
+
+bench-kill: setup ## Kills an analyzer 200 times, and a detector 10 times, at random moments: nothing may be lost
+	@OMP_NUM_THREADS=1 $(BIN)/python tests/reliability/kill.py $(ARGS)
+	@OMP_NUM_THREADS=1 $(BIN)/python tests/reliability/kill_service.py
 
 clean: ## Removes the environment and everything generated outside git
 	@git clean -fdXq
