@@ -2,7 +2,7 @@
 BIN := .venv/bin
 
 .PHONY: help setup demo test check format proto docs site bench bench-offline bench-verdicts bench-faults bench-chaos bench-diagnosis \
-  bench-flood fuzz soak sbom audit clean
+  bench-flood bench-kill fuzz soak sbom audit clean
 
 help: ## Lists the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
@@ -54,6 +54,10 @@ bench-chaos: setup ## Breaks detector, network and ranks under real jobs and jud
 
 bench-diagnosis: setup ## Trains small models with known causes of a stall in one process and scores what is said of them
 	@OMP_NUM_THREADS=1 $(BIN)/python tests/bench/diagnosis.py $(ARGS)
+
+bench-kill: setup ## Kills an analyzer 200 times, and a detector 10 times, at random moments: nothing may be lost
+	@OMP_NUM_THREADS=1 $(BIN)/python tests/reliability/kill.py $(ARGS)
+	@OMP_NUM_THREADS=1 $(BIN)/python tests/reliability/kill_service.py
 
 bench-flood: setup ## What floods of one run do to the latency of another
 	@$(BIN)/python tests/bench/flood.py $(ARGS)

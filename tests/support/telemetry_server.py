@@ -75,6 +75,8 @@ class TelemetryServer(services.TelemetryServiceServicer):
         self.ranks: dict[RankKey, RankRecord] = defaultdict(RankRecord)
         self.acknowledge = acknowledge
         self.refuse: grpc.StatusCode | None = None
+        self.deaf_goodbyes = 0
+        """So many goodbyes are not taken: the stream breaks, as when the detector is killed before it has saved one."""
         self.metadata: list[dict[str, Any]] = []
         self._heartbeat_seconds = heartbeat_seconds
         self._token = token
@@ -82,6 +84,7 @@ class TelemetryServer(services.TelemetryServiceServicer):
         self.credentials = credentials
         self._before = before
         self._changed = threading.Condition()
+        self._broken: set[int] = set()
         self._downstreams: list[SimpleQueue[wire.StreamResponse | None]] = []
         self._server: grpc.Server | None = None
         self.port = 0
@@ -165,6 +168,8 @@ class TelemetryServer(services.TelemetryServiceServicer):
         self._downstreams.append(responses)
         threading.Thread(target=self._receive, args=(request_iterator, responses), daemon=True).start()
         yield from iter(responses.get, None)
+        if id(responses) in self._broken:
+            context.abort(grpc.StatusCode.UNAVAILABLE, "told to break")
 
     def _receive(
         self, requests: Iterator[wire.StreamRequest], responses: SimpleQueue[wire.StreamResponse | None]
@@ -204,6 +209,10 @@ class TelemetryServer(services.TelemetryServiceServicer):
             self._take_batch(request.batch, record, responses)
         elif kind == "heartbeat":
             record.heartbeats.append(request.heartbeat)
+        elif kind == "goodbye" and self.deaf_goodbyes:
+            self.deaf_goodbyes -= 1
+            responses.put(None)
+            self._broken.add(id(responses))
         elif kind == "goodbye":
             record.goodbyes.append(request.goodbye)
         return record

@@ -91,6 +91,7 @@ class Transport:
         self._refused = False
         self._presented: object = None
         """What the files of token and certificates were like when the last stream was opened."""
+        self._unheard = False
         self._last_problem = ""
         self._errors = 0
         self._heartbeat_seconds = HEARTBEAT_SECONDS
@@ -326,13 +327,19 @@ class Transport:
         if stream is None or not stream.welcomed:
             if late and stream is not None:
                 stream.abort()
-            return late or self._refused or (done and stream is None and self._welcomes > 0)
+            heard = self._welcomes > 0 and not self._unheard
+            return late or self._refused or (done and stream is None and heard)
         if not (done or late) or goodbye is None:
             stream.listen()
             return False
         self._beat()
         stream.finish(goodbye)
-        stream.ended.wait(max(min(self._close_by - now, 2.0), 0.2))
+        ended = stream.ended.wait(max(min(self._close_by - now, 2.0), 0.2))
+        if ended and stream.error is not None and not late:
+            # The detector went before it had saved the goodbye, without which this rank would seem lost: it is said again.
+            self._unheard = True
+            self._lost(monotonic(), *_why(stream.error))
+            return False
         stream.abort()
         return True
 

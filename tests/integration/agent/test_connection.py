@@ -88,6 +88,19 @@ def test_batches_are_kept_until_durable_and_resent_unchanged():
         assert [b.SerializeToString(deterministic=True) for b in record.batches[: len(before)]] == before
 
 
+def test_a_goodbye_that_nobody_heard_is_said_again():
+    """The detector was killed before it had saved it: without it the rank would seem lost."""
+    with TelemetryServer() as server:
+        server.deaf_goodbyes = 2
+        toy = Toy(server.endpoint)
+        toy.train(5)
+        server.wait_for(lambda it: it.ranks and it.rank(0).steps)
+        toy.agent.close()
+        record = server.rank(0)
+        assert len(record.goodbyes) == 1
+        assert (len(record.hellos), record.steps) == (3, list(range(5)))
+
+
 def test_unreachable_endpoint_does_not_matter_to_training(caplog):
     """Nobody listens: training runs, one line is logged, and close gives up in time."""
     caplog.set_level(logging.WARNING, "stallwatch.agent")

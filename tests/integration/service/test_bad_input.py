@@ -129,6 +129,9 @@ def test_nan_samples_are_rejected_and_the_stream_goes_on(service, bystander, att
     assert (shown["steps_received"], shown["dropped_steps"]) == (8, 4)
     assert service.metric("stallwatch_agent_dropped_total", run=run, reason="rejected") == 4
     assert service.metric("stallwatch_ingest_rejected_total", payload="batch") == before + 1
+    (gap,) = service.get(f"/api/v1/runs/{quote(run, safe='')}/gaps")["gaps"]
+    assert gap["text"] == "Data is missing from step 4 to 7 (rejected by the detector, rank 0)"
+    assert (gap["reasons"], gap["steps"]) == (["rejected"], 4)
 
 
 def test_a_batch_of_a_million_steps_is_rejected_or_refused(service, bystander, run):

@@ -220,7 +220,7 @@ def test_a_finished_run_leaves_memory_and_stays_readable(service, attach, run):
 
 @pytest.mark.timeout(120)
 def test_the_last_words_of_an_agent_are_durable_when_its_stream_ends(service, run):
-    """An agent that says goodbye and waits for the end of the stream knows that everything is safe."""
+    """An agent that says goodbye and waits for the end of the stream knows that everything is safe, the goodbye as well."""
     with Stream(service.grpc_address) as stream:
         stream.send(hello=hello(run))
         stream.send(batch=pb.Batch(sequence=1, steps=steps(0, STEPS)))
@@ -231,7 +231,11 @@ def test_the_last_words_of_an_agent_are_durable_when_its_stream_ends(service, ru
             for response in stream.call
             if response.WhichOneof("payload") == "acknowledgement"
         ]
+    service.restart()
     assert durable[-1] == 1
+    wait_until("the run", lambda: service.get(path(run)))
+    assert service.get(path(run))["state"] == "finished"
+    assert service.get(path(run, "/gaps"))["gaps"] == []
 
 
 def test_a_start_outlives_the_agent_that_asked_for_it(service, run):

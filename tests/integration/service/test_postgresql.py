@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import pytest
+from sqlalchemy import text
 
 from stallwatch.detector.alerts.book import AlertBook
 from stallwatch.detector.alerts.ledger import Ledger
@@ -41,6 +43,23 @@ def test_a_run_comes_back_as_it_was_saved(url):
     assert store.findings("run") == list(analysis.findings())
     store.check()
     store.close()
+
+
+def test_tables_of_the_last_minor_version_are_migrated(url):
+    """By one of the detectors that start at once; the others wait for it and find it done."""
+    first = Store(url)
+    first.prepare()
+    with first.transaction() as connection:
+        connection.execute(text("ALTER TABLE stallwatch_schema DROP COLUMN minor"))
+        connection.execute(text("ALTER TABLE stallwatch_snapshots DROP COLUMN format"))
+    stores = [Store(url) for _ in range(4)]
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(Store.prepare, stores))
+    minor = first.rows(text("SELECT version, minor FROM stallwatch_schema"))
+    assert [tuple(row) for row in minor] == [(1, 1)]
+    assert first.snapshots("nobody", 3) == []
+    for store in (first, *stores):
+        store.close()
 
 
 def test_alerts_and_silences_come_back_as_they_were_saved(url):

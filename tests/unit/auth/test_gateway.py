@@ -15,8 +15,10 @@ from stallwatch.detector.auth import tokens
 from stallwatch.detector.auth.gate import Gate
 from stallwatch.detector.auth.throttle import BURST
 from stallwatch.detector.engine.messages import IngestResult, Progress
+from stallwatch.detector.ingest.admission import Admission
 from stallwatch.detector.ingest.channel import RunChannel
 from stallwatch.detector.ingest.gateway import Gateway, GatewayServer
+from stallwatch.detector.ingest.quota import Quotas
 from stallwatch.detector.ingest.statistics import IngestStatistics
 from stallwatch.v1 import analyzer_pb2, telemetry_pb2_grpc
 from stallwatch.v1 import telemetry_pb2 as pb
@@ -69,7 +71,8 @@ class World:
         self.opening = asyncio.Event()
         self.may_open = asyncio.Event()
         self.may_open.set()
-        self.gateway = Gateway(self, self.statistics, self.gate)
+        self.quotas = Quotas({}, {}, run_bytes_per_second=1e9)
+        self.gateway = Gateway(self, self.statistics, Admission(100, 100), self.quotas, self.gate)
         self.port = 0
 
     async def open_channel(self, _run: str) -> RunChannel:

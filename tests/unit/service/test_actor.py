@@ -127,7 +127,7 @@ def test_a_damaged_snapshot_is_set_aside_and_the_one_before_is_used(settings, tm
     result = feed(restored, batch(5), batch(6))
     assert (result.duplicates, result.progress[0].accepted) == (0, 6)
     shown = restored.flush()
-    (rank,) = shown.ranks
+    (rank,) = restored.ranks()
     assert (rank.steps_received, rank.steps_missing, shown.view.gaps) == (60, 0, ())
     assert shown.snapshots_damaged == 1
     assert f"snapshot {number} is set aside" in caplog.text

@@ -39,6 +39,8 @@ _FILLS: dict[str, float] = {
     "first_step": -1,
     "last_received": -1,
     "next_step": -1,
+    "agent_share": np.nan,
+    "agent_seconds": np.nan,
     "collectives": -1,
     "loss": np.nan,
     "cpu_wait": np.nan,

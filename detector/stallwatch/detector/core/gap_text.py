@@ -9,6 +9,8 @@ REASONS = {
     "internal_error": "an error in the agent",
     "late": "it came too late to be analysed",
     "rejected": "rejected by the detector",
+    "too_large": "too large to send",
+    "too_old": "kept for as long as it may be",
     "unknown": "lost for a reason that this version does not know",
 }
 _RANGES = 6

@@ -143,7 +143,7 @@ class GapView:
     """The lowest 64 of those whose data is missing."""
     ranks_total: int
     reasons: tuple[str, ...]
-    """`buffer_full`, `rejected`, `internal_error`, `late`; none when nobody said why."""
+    """Those of `stallwatch_agent_dropped_total`, or `late`; none when nobody said why."""
     steps: int
     """Rank-steps that are missing."""
 

@@ -75,6 +75,13 @@ def _paths() -> dict[str, dict[str, Any]]:
                 "listEvents", "What changed while the run ran, by step.", _of_run(events=listed(ref("Event")))
             )
         },
+        f"{run}/gaps": {
+            "get": _below(
+                "listGaps",
+                "Where data of a run is missing, by step, and how much of which nobody knows where.",
+                _of_run(gaps=listed(ref("Gap")), unplaced_steps={"type": "integer"}),
+            )
+        },
         f"{run}/states": {
             "get": _below(
                 "listStates",

@@ -8,7 +8,7 @@ import msgspec
 
 from stallwatch.detector.analysis.series import SeriesPoint
 from stallwatch.detector.core.verdicts import Severity
-from stallwatch.detector.core.views import RUN_STATES, EventView, RankView, RuleView, StateSpan
+from stallwatch.detector.core.views import RUN_STATES, EventView, GapView, RankView, RuleView, StateSpan
 from stallwatch.detector.core.vocabulary import VOCABULARY
 from stallwatch.detector.http.alerts import MOST_COMMENT_CHARACTERS, MOST_RUN_CHARACTERS, MOST_SILENCE_SECONDS
 
@@ -66,6 +66,7 @@ def schemas() -> dict[str, Schema]:
         "Run": _run(),
         "Finding": _finding(),
         "Rank": _of(RankView),
+        "Gap": _gap(),
         "Event": _of(EventView),
         "State": _of(StateSpan),
         "Rule": _of(RuleView),
@@ -96,6 +97,11 @@ def _with_nulls(schema: Any) -> Any:
         return {"type": ["number", "null"]}
     changed = {key: _with_nulls(value) for key, value in schema.items() if key != "default"}
     return {**changed, "type": ["number", "null"]} if changed.get("type") == "number" else changed
+
+
+def _gap() -> Schema:
+    gap = _of(GapView)
+    return {**gap, "properties": {**gap["properties"], "text": TEXT}, "required": [*gap["required"], "text"]}
 
 
 def _run() -> Schema:

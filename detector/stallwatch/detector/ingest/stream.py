@@ -72,8 +72,6 @@ class RankStream:
 
     def acknowledge(self, progress: Progress) -> None:
         """How far the analyzer has come with this rank."""
-        if progress == self._progress:
-            return
         first = self._progress is None
         self._progress = progress
         self._progressed.set()

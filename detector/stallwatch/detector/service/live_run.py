@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 
 from stallwatch.detector.engine.client import AnalyzerClient
-from stallwatch.detector.engine.messages import PollResult
+from stallwatch.detector.engine.messages import PollResult, Progress
 from stallwatch.detector.errors import AnalyzerLostError
 from stallwatch.detector.ingest.channel import RunChannel
 from stallwatch.detector.ingest.quota import metered
@@ -33,6 +33,7 @@ class LiveRun:
         self.channel = channel
         self.shown = shown
         self._on_poll = on_poll
+        self._told: frozenset[Progress] = frozenset()
         self._polling = asyncio.create_task(
             metered(channel.meter, self._poll_on()), name=f"poll {client.run}"
         )
@@ -40,7 +41,9 @@ class LiveRun:
     def take(self, result: PollResult) -> None:
         """Show a poll's result, and tell the streams what is durable now."""
         self.shown = result
-        self.channel.acknowledge(result.durable)
+        # Each poll says what has become durable lately: streams hear it once.
+        self.channel.acknowledge([each for each in result.durable if each not in self._told])
+        self._told = frozenset(result.durable)
         self.channel.notify(result.changes)
         self._on_poll(result)
 
