@@ -5,6 +5,7 @@ A cookie reads and never writes, so a page of somebody else's cannot make a brow
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from enum import Enum
 from http.cookies import CookieError, SimpleCookie
@@ -25,6 +26,8 @@ from stallwatch.detector.http.errors import error_response
 
 LOGIN_PATH = "/login"
 LOGOUT_PATH = "/logout"
+log = logging.getLogger(__name__)
+
 _PRINCIPAL = "stallwatch.principal"
 _SIGNED_IN = "stallwatch.signed_in"
 
@@ -148,6 +151,8 @@ class AccessControl:
             # Whoever sent nothing has not tried.
             if sent is not None and not self._throttle.fail(client_of(scope)):
                 return too_many_tries()
+            if sent is not None:
+                log.info("request of %s refused: %s", client_of(scope), error)
             return _unauthenticated(str(error))
         scope[_PRINCIPAL] = principal
         scope[_SIGNED_IN] = cookie is not None

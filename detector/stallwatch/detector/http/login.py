@@ -6,6 +6,7 @@ token does, and a copy of the tokens file, which has hashes only, is not enough 
 
 from __future__ import annotations
 
+import logging
 from urllib.parse import parse_qs, urlsplit
 
 from starlette.requests import Request
@@ -21,6 +22,8 @@ from stallwatch.detector.http.page.rendering import respond
 from stallwatch.detector.http.query import QueryError
 
 MOST_FORM_BYTES = 4096
+
+log = logging.getLogger(__name__)
 _FORM = "application/x-www-form-urlencoded"
 
 
@@ -47,6 +50,7 @@ def login_routes(gate: Gate, throttle: Throttle, *, secure: bool) -> list[Route]
                 return _form(request, wanted, "Enter a token.", 401)
             if not throttle.fail(client_of(request.scope)):
                 return _form(request, wanted, "Too many attempts: wait a moment.", 429)
+            log.info("sign-in of %s refused: %s", client_of(request.scope), error)
             return _form(request, wanted, _sentence(str(error)), 401)
         if not principal.has(Scope.READ):
             return _form(request, wanted, f"Token {principal.name} has no scope read.", 403)
