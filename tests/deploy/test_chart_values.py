@@ -205,6 +205,10 @@ def test_settings_reach_the_service(monkeypatch, tmp_path):
         "finishedRunSeconds": 60,
         "silentRunSeconds": 120,
         "shutdownSeconds": 5,
+        "maxRanksPerRun": 64,
+        "maxRunMibPerSecond": 1.5,
+        "maxMemoryMib": 4096,
+        "maxQueuedMib": 64,
         "record": "/var/lib/stallwatch/records",
         "analysis": {"disabled": ["straggler"], "checks": {"hang": {"floor_seconds": 12}}},
     }
@@ -218,6 +222,8 @@ def test_settings_reach_the_service(monkeypatch, tmp_path):
         120,
         5,
     )
+    assert (settings.max_ranks_per_run, settings.max_run_mib_per_second) == (64, 1.5)
+    assert (settings.max_memory_mib, settings.max_queued_mib) == (4096, 64)
     assert str(settings.record) == values["record"]
     assert settings.analysis == values["analysis"]
 

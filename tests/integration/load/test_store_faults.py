@@ -27,7 +27,12 @@ def assert_paused(service, rank: Rank, first: int, says: str) -> int:
         rank.send(steps(first + 10 * number, 10))
         rank.wait_accepted(seconds=20)
     assert service.fetch("/livez") == (200, "ok\n")
-    wait_until("the reason", lambda: ready(service)[0] == 503 and says in ready(service)[1], 20)
+
+    def why() -> bool:
+        status, text = ready(service)
+        return status == 503 and says in text
+
+    wait_until("the reason", why, 30)
     failures = "stallwatch_analyzer_snapshot_failures_total"
     count = service.metric(failures)
     wait_until("a try that fails", lambda: service.metric(failures) > count, 30)
