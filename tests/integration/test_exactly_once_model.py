@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import tempfile
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
@@ -27,13 +28,19 @@ RANKS = st.integers(0, 7)
 MOST_STEPS = 400
 
 
+@cache
+def _empty_store() -> bytes:
+    with tempfile.TemporaryDirectory() as folder:
+        store = Store(sqlite_url(Path(folder)))
+        store.prepare()
+        store.close()
+        return (Path(folder) / "stallwatch.db").read_bytes()
+
+
 def store_in(folder: Path) -> AnalyzerSettings:
     """A store of its own."""
-    url = sqlite_url(folder)
-    store = Store(url)
-    store.prepare()
-    store.close()
-    return AnalyzerSettings(url, snapshot_seconds=1e-9)
+    (folder / "stallwatch.db").write_bytes(_empty_store())
+    return AnalyzerSettings(sqlite_url(folder), snapshot_seconds=1e-9)
 
 
 def timeless(finding: Finding) -> Finding:
@@ -50,21 +57,44 @@ class Life(RuleBasedStateMachine):
         self.folder = tempfile.TemporaryDirectory()
         self.settings = store_in(Path(self.folder.name))
         self.world = World(self.settings)
-        self.limit_bytes = 1 << 20 if roomy else 6000
+        self.limit_bytes = 1 << 20 if roomy else 3000
         self.past: list[Agent] = []
         self.late: list[Connection] = []
+        self.restarts = 0
         self.agents = [Agent(rank, ranks, INCARNATION + rank, 0, self.limit_bytes) for rank in range(ranks)]
 
     def agent(self, which: int) -> Agent:
         """One of them."""
         return self.agents[which % len(self.agents)]
 
+    @rule(count=st.integers(1, 9), batches=st.integers(1, 4))
+    def train(self, count: int, batches: int) -> None:
+        """Steps are taken, by all ranks as a rule."""
+        for agent in self.agents:
+            for _ in range(batches):
+                if agent.next_step < MOST_STEPS:
+                    agent.train(count)
+
     @rule(which=RANKS, count=st.integers(1, 9))
-    def train(self, which: int, count: int) -> None:
-        """Steps are taken."""
+    def train_alone(self, which: int, count: int) -> None:
+        """One rank is ahead."""
         agent = self.agent(which)
         if agent.next_step < MOST_STEPS:
             agent.train(count)
+
+    @rule(which=RANKS, count=st.integers(1, 6))
+    def flow(self, which: int, count: int) -> None:
+        """As it should be: connected, sent, arrived, and heard of."""
+        agent = self.agent(which)
+        if agent.connection is None or agent.connection.ended:
+            self.world.connect_now(agent)
+        agent.hear()
+        for _ in range(count):
+            agent.send()
+        while agent.connection is not None and agent.connection.upward:
+            agent.connection.arrive()
+        self.world.rest()
+        agent.hear()
 
     @rule(which=RANKS)
     def connect(self, which: int) -> None:
@@ -157,8 +187,9 @@ class Life(RuleBasedStateMachine):
         self.forget_wire()
         self.past += self.agents
         step = max(agent.next_step for agent in self.agents)
+        self.restarts += 1
         self.agents = [
-            Agent(old.rank, old.world_size, old.incarnation + 1000, step, self.limit_bytes)
+            Agent(old.rank, old.world_size, old.incarnation + 1000, step, self.limit_bytes, self.restarts)
             for old in self.agents
         ]
 
@@ -212,23 +243,28 @@ class Life(RuleBasedStateMachine):
             self.world.connect_now(agent)
             agent.hear()
         for agent in self.agents:
-            # Losses that no batch has told yet are told by the next.
+            self.send_all(agent)
             if agent.drops._losses:
+                # Losses that no batch has told yet are told by the next, for which there is room now.
                 agent.train(1)
-            while agent.send():
-                assert agent.connection is not None
-                agent.connection.arrive()
-                self.world.rest()
-        self.world.snapshot_now()
-        for agent in self.agents:
-            agent.hear()
-            assert agent.durable == max(agent.contents, default=0)
-            assert len(agent.buffer) == 0
+                self.send_all(agent)
+            assert not agent.drops._losses
             assert agent.connection is not None
             goodbye = pb.Goodbye(reason="finished", last_step=agent.next_step - 1)
             agent.connection.upward.append(pb.StreamRequest(goodbye=goodbye))
             agent.connection.arrive()
             self.world.rest()
+
+    def send_all(self, agent: Agent) -> None:
+        """All that is in the buffer becomes durable."""
+        while agent.send():
+            assert agent.connection is not None
+            agent.connection.arrive()
+            self.world.rest()
+        self.world.snapshot_now()
+        agent.hear()
+        assert agent.durable == max(agent.contents, default=0)
+        assert len(agent.buffer) == 0
 
     def count(self) -> None:
         """Each step once, or dropped; and the findings of a run to which nothing happened."""
@@ -238,15 +274,10 @@ class Life(RuleBasedStateMachine):
         for agent in self.agents:
             lost = sum(len(agent.contents[sequence]) for sequence in agent.lost)
             counted = shown[agent.rank]
-            assert counted.steps_received + lost == agent.next_step - agent.first_step
+            taken = agent.next_step - agent.first_step
+            # A batch that was dropped before it was acknowledged may have arrived all the same.
+            assert taken - lost <= counted.steps_received <= taken
             assert counted.dropped_steps == lost
-        total = 0
-        for agent in (*self.agents, *self.past):
-            taken = analysis.accepted_sequence(agent.rank, agent.incarnation)
-            arrived = [s for s in agent.contents if s <= taken and s not in agent.lost]
-            total += sum(len(agent.contents[sequence]) for sequence in arrived)
-        if not self.past:
-            assert analysis.view().steps_received == total
         if not self.past and not any(agent.lost for agent in self.agents):
             assert [timeless(one) for one in analysis.findings()] == self.undisturbed()
 
@@ -278,9 +309,12 @@ class Life(RuleBasedStateMachine):
 
 TestLife = Life.TestCase
 TestLife.settings = settings(
-    max_examples=25,
-    stateful_step_count=30,
+    max_examples=80,
+    stateful_step_count=40,
     deadline=None,
     derandomize=True,
+    # Making a failure smaller takes minutes: take this line out to have it done.
+    phases=(Phase.generate,),
+    report_multiple_bugs=False,
     suppress_health_check=list(HealthCheck),
 )

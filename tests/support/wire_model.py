@@ -130,6 +130,8 @@ class Agent:
     incarnation: int
     first_step: int
     limit_bytes: int
+    restart_count: int = 0
+    """As launchers count."""
     next_step: int = 0
     sent: int = 0
     durable: int = 0
@@ -147,8 +149,14 @@ class Agent:
 
     def greeting(self) -> pb.Hello:
         """What it says first."""
-        fields = {"incarnation": self.incarnation, "first_step": self.first_step}
-        return hello(RUN, self.rank, self.world_size, **fields)
+        return hello(
+            RUN,
+            self.rank,
+            self.world_size,
+            incarnation=self.incarnation,
+            first_step=self.first_step,
+            restart_count=self.restart_count,
+        )
 
     def train(self, count: int) -> None:
         """Some steps, which become a batch; on rank 0 every seventh has a loss of NaN."""
