@@ -19,6 +19,8 @@ from support.service import Service
 SEEDED = "missing_gradient_sync"
 """What is wrong with every job from its first step on: a finding that has to outlive each fault."""
 FINISH_SECONDS = 60.0
+QUIET_SECONDS = 3.0
+"""After an end without a goodbye: for so long nothing more has come."""
 _ENVIRONMENT = {
     "STALLWATCH_FINISHED_RUN_SECONDS": "15",
     "STALLWATCH_SILENT_RUN_SECONDS": "120",
@@ -83,7 +85,9 @@ class Bench:
 
         def warm() -> bool:
             known = not heard or fault.refused_first or is_known()
-            return known and min(step for job in scene.jobs for step in job.progress()) >= WARM_STEPS
+            return known and min(step for job in scene.jobs for step in job.progress()) >= scene.fewer(
+                WARM_STEPS
+            )
 
         scene.wait_until("the jobs to train and the seeded finding", warm, PATIENCE_SECONDS)
         outcome.before = scene.findings()
@@ -116,13 +120,21 @@ class Bench:
 
     def _wait_until_heard(self, scene: Scene, stop: int) -> None:
         """Until the run is over for the detector, or, where ranks end without a word, until it shows all that it got."""
+        heard: list[tuple[float, int]] = []
+
+        def is_quiet() -> bool:
+            ranks = scene.service.get(scene.path("/ranks"))["ranks"]
+            heard.append((time.monotonic(), sum(each["steps_received"] for each in ranks)))
+            return any(at <= heard[-1][0] - QUIET_SECONDS and steps == heard[-1][1] for at, steps in heard)
 
         def over() -> bool:
             status, _ = scene.service.fetch(scene.path())
-            run = scene.service.get(scene.path()) if status == 200 else None
+            if status != 200:
+                return False
             if scene.fault.loss is Loss.UNSENT:
-                return run is not None
-            return run is not None and run["state"] == "finished" and run["step"] == stop - 1
+                return is_quiet()
+            run = scene.service.get(scene.path())
+            return run["state"] == "finished" and run["step"] == stop - 1
 
         scene.wait_until("the run to be finished for the detector", over, FINISH_SECONDS, 0.2)
 

@@ -99,7 +99,7 @@ FAULTS = (
     Fault("rank/threads", "1,000 threads in each rank", injected, inject="threads"),
     Fault("rank/interpreter-held", "C code of one rank holds the interpreter lock for 3 s", injected,
           inject="interpreter_held", on_ranks=True),
-    Fault("rank/many-parameters", "a model with 10,000 parameters more", lambda scene: scene.train_on(40), variant="wide"),
+    Fault("rank/many-parameters", "a model with 10,000 parameters more", lambda scene: scene.train_on(20), variant="wide"),
     Fault("rank/ends-by-exit", "the script ends by sys.exit and never closes the agent", lambda scene: scene.train_on(20),
           ending="sys.exit"),
     Fault("rank/ends-by-error", "the script ends by an exception", lambda scene: scene.train_on(20), ending="raise"),

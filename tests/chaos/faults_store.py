@@ -5,6 +5,9 @@ from __future__ import annotations
 import sqlite3
 import subprocess
 
+import psutil
+
+from chaos import detectors
 from chaos.fault import Fault, Loss
 from chaos.faults_ranks import fill
 from chaos.scene import Scene
@@ -49,7 +52,9 @@ def full(scene: Scene) -> None:
 
 def damaged(scene: Scene) -> None:
     """While the detector is down, one bit of the run's newest snapshot turns over."""
+    writers = detectors.analyzers(scene.service)
     scene.service.kill()
+    scene.wait_until("the analyzers to end", lambda: not any(map(psutil.pid_exists, writers)), 60)
     store = sqlite3.connect(scene.service.directory / "stallwatch.db")
     row, data = store.execute(
         "select id, data from stallwatch_snapshots where run = ? order by id desc limit 1", [scene.run]

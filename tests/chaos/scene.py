@@ -27,6 +27,8 @@ PACE_SECONDS = 0.015
 AHEAD_STEPS = 40
 """How far ahead a step is said that all ranks act on: further than any of them comes until it has looked."""
 WARM_STEPS = 60
+SLOW_SHARE = 5
+"""By how much fewer both are where a step takes long, as in the wide variant."""
 
 
 class InterruptedSceneError(Exception):
@@ -58,6 +60,10 @@ class Scene(contextlib.ExitStack):
     def jobs(self) -> tuple[TrainingJob, TrainingJob]:
         """Both."""
         return self.watched, self.twin
+
+    def fewer(self, steps: int) -> int:
+        """So many steps, or fewer where each takes long."""
+        return steps // SLOW_SHARE if self.fault.variant == "wide" else steps
 
     def start_jobs(self) -> None:
         """Start both jobs; again, after they have ended, to go on from their checkpoints."""
@@ -202,7 +208,7 @@ class Scene(contextlib.ExitStack):
 
 def ahead(scene: Scene) -> int:
     """A step that no rank of either job has reached, nor will before it looks."""
-    return max(step for job in scene.jobs for step in job.progress()) + AHEAD_STEPS
+    return max(step for job in scene.jobs for step in job.progress()) + scene.fewer(AHEAD_STEPS)
 
 
 __all__ = ["RANKS", "Scene", "ahead"]
