@@ -338,7 +338,7 @@ class Transport:
         if ended and stream.error is not None and not late:
             # The detector went before it had saved the goodbye, without which this rank would seem lost: it is said again.
             self._unheard = True
-            self._lost(monotonic(), *_why(stream.error))
+            self._lost(monotonic(), *_why(stream.error, stream.welcomed))
             return False
         stream.abort()
         return True

@@ -79,7 +79,7 @@ class World:
         """The run's channel, once it may be opened."""
         self.opening.set()
         await self.may_open.wait()
-        return RunChannel(self.analyzer, self.statistics)
+        return RunChannel(self.analyzer, self.statistics, self.quotas.of("", RUN))
 
     def change(self, content: str) -> None:
         """What the watcher does when the file has changed."""
