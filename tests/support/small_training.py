@@ -16,7 +16,7 @@ import torch
 from stallwatch.agent import Agent, attach
 
 STEPS = 60
-WIDE_STEPS = 3
+WIDE_STEPS = 2
 """Of the model with ten thousand parameters, whose steps take a second."""
 
 

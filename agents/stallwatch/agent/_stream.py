@@ -210,6 +210,9 @@ class Stream:
             self._answered(response.acknowledgement.accepted_sequence)
         elif kind == "rejection":
             self._answered(response.rejection.sequence)
+        else:
+            # Said unasked, and more may come with it: several findings open at once when a job hangs, and then no batch is due.
+            self._due.set()
         self._on_response(response)
 
     def _answered(self, sequence: int) -> None:

@@ -19,6 +19,7 @@ def quick(monkeypatch):
         ("_transport.PERMANENT_RETRY_SECONDS", 0.1),
         ("_stream.ACKNOWLEDGEMENT_SECONDS", 1.0),
         ("_stream.WELCOME_SECONDS", 1.0),
+        ("_stream.UNASKED_SECONDS", 0.5),
     ):
         monkeypatch.setattr(f"stallwatch.agent.{name}", seconds)
 

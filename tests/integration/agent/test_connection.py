@@ -219,6 +219,23 @@ def test_findings_reach_the_callback_and_its_errors_go_nowhere(server, caplog):
     assert any("plateau" in r.getMessage() for r in caplog.records)
 
 
+def test_findings_that_open_together_are_heard_together(server, monkeypatch):
+    """Also while no batch is sent, as when the job hangs: they come one after another, and not one at each time the agent listens unasked."""
+    monkeypatch.setattr("stallwatch.agent._stream.UNASKED_SECONDS", 2.0)
+    seen = []
+    toy = Toy(server.endpoint, on_finding=lambda finding: seen.append(finding.id))
+    toy.train(3)
+    wait_until(
+        "all to be acknowledged",
+        lambda: server.ranks and server.rank(0).steps and not len(toy.agent._core.buffer),
+    )
+    for number in range(20):
+        server.send(wire.StreamResponse(finding=wire.FindingNotice(id=str(number), severity="info")))
+    wait_until("all findings", lambda: len(seen) == 20, 20)
+    assert seen == [str(number) for number in range(20)]
+    toy.agent.close()
+
+
 def test_advice_is_obeyed_within_limits(server):
     """A sampling factor of three becomes four, so that ranks still meet; a batch interval of an hour becomes 30 s."""
     toy = Toy(server.endpoint, sample_every=5)

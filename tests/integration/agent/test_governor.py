@@ -21,7 +21,7 @@ class Deep(torch.nn.Module):
         return self.layers(inputs)
 
 
-def heartbeats(budget: float, steps: int = 200):
+def heartbeats(budget: float, steps: int = 80):
     """What an agent with this budget says of itself during a training."""
     with TelemetryServer(heartbeat_seconds=0.1) as server:
         model = Deep()

@@ -393,7 +393,7 @@ def test_ten_thousand_parameters(alone):
         record = server.rank(0)
         assert record.steps == list(range(WIDE_STEPS))
         assert len(record.hellos[0].blocks) == 512
-        assert [each.step for each in record.samples] == [0, 2]
+        assert [each.step for each in record.samples] == [0]
     assert max(sizes) < 1 << 20
 
 
