@@ -75,3 +75,10 @@ def test_an_agents_variables_are_not_ours(monkeypatch):
     monkeypatch.setenv("STALLWATCH_ENDPOINT", "host:1")
     monkeypatch.setenv("STALLWATCH_RUN", "r")
     assert load({}, None).grpc_port == 9846
+
+
+@pytest.mark.parametrize("disabled", [[0], [1.5], [["hang"]], [{}]])
+def test_what_is_no_name_of_a_check_is_refused(disabled):
+    """In words that name the setting; found by fuzzing."""
+    with pytest.raises(UsageError, match="disabled names no check"):
+        analysis_config({"disabled": disabled})

@@ -147,3 +147,14 @@ def test_a_bad_heartbeat_is_refused():
         check_heartbeat(pb.Heartbeat(phase_seconds=NAN))
     with pytest.raises(InvalidInputError, match=r"heartbeat\.stack has 20000 characters"):
         check_heartbeat(pb.Heartbeat(stack="x" * 20_000))
+
+
+@pytest.mark.parametrize("name", ["gradient_squares", "parameter_squares", "update_squares"])
+def test_squares_of_blocks_are_not_negative(name):
+    """Their roots are taken; NaN is what a block without any has. Found by fuzzing."""
+    record = pb.SampledRecord(step=1)
+    getattr(record, name).extend([1.0, float("nan")])
+    check_batch(pb.Batch(sequence=1, samples=[record]), 2)
+    getattr(record, name)[1] = -1.0
+    with pytest.raises(InvalidInputError, match=rf"samples\[0\].{name}\[1\] is -1.0"):
+        check_batch(pb.Batch(sequence=1, samples=[record]), 2)

@@ -35,7 +35,8 @@ class AnalysisConfig:
 
     def __post_init__(self) -> None:
         """Refuse unknown kinds and times that make no sense."""
-        unknown = set(self.disabled) - {*self.checks.names(), *STANDALONE_CHECKS}
+        # As text: from a file or the environment anything may come.
+        unknown = {str(name) for name in self.disabled} - {*self.checks.names(), *STANDALONE_CHECKS}
         if unknown:
             raise ValueError(f"disabled names no check: {', '.join(sorted(unknown))}")
         if self.rules and self.rules not in RULE_SETS:

@@ -60,6 +60,7 @@ _SQUARES = (
     "produced_gradient_square",
     "unchanged_share",
 )
+_BLOCK_SQUARES = ("gradient_squares", "parameter_squares", "update_squares")
 _BY_BLOCK = (
     "gradient_fingerprints",
     "parameter_fingerprints",
@@ -308,6 +309,14 @@ def _check_sampled(field: str, record: pb.SampledRecord, blocks: int) -> None:
             raise InvalidInputError(
                 f"{field}.{name}",
                 f"{field}.{name} has {length} values, and hello.blocks {blocks} names: give one a block, or none",
+            )
+    for name in _BLOCK_SQUARES:
+        values = np.asarray(getattr(record, name), dtype=np.float64)
+        if (negative := np.flatnonzero(values < 0)).size:
+            index = int(negative[0])
+            raise InvalidInputError(
+                f"{field}.{name}[{index}]",
+                f"{field}.{name}[{index}] is {values[index]}: a square is not negative",
             )
     for index, block in enumerate(record.non_finite_blocks):
         if block >= blocks:
