@@ -62,6 +62,8 @@ class UnreliableRelay:
                 with self._lock:
                     self._pairs.append(pair)
                     self.connections += 1
+                # Only now: what has passed a byte can be cut.
+                pair.start()
 
 
 class _Pair:
@@ -70,6 +72,10 @@ class _Pair:
     def __init__(self, near: socket.socket, far: socket.socket) -> None:
         self.swallows = False
         self._sides = (near, far)
+
+    def start(self) -> None:
+        """Pass on what comes, in both directions."""
+        near, far = self._sides
         for source, sink in ((near, far), (far, near)):
             threading.Thread(target=self._pass_on, args=(source, sink), daemon=True).start()
 

@@ -413,6 +413,8 @@ class Core:
             logger.info("stallwatch: the detector advises: %s", advice.reason)
 
     def _on_finding(self, finding: wire.FindingNotice) -> None:
+        if self._callback is not None:
+            self._callback.deliver(finding)
         level = (
             logging.INFO if finding.status == "resolved" or finding.severity == "info" else logging.WARNING
         )
@@ -425,8 +427,6 @@ class Core:
                 finding.status,
                 finding.reason,
             )
-        if self._callback is not None:
-            self._callback.deliver(finding)
 
     # --- the end --------------------------------------------------------------------------------------------------
 

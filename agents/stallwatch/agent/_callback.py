@@ -58,6 +58,7 @@ class FindingCallback:
                 self._function(finding)
             except BaseException as error:
                 # Even SystemExit: it would end this thread, and not what the script meant.
-                logger.warning("stallwatch: on_finding raised %r", error, exc_info=error)
+                with contextlib.suppress(Exception):
+                    logger.warning("stallwatch: on_finding raised %r", error, exc_info=error)
             if self._over and self._waiting.empty():
                 return

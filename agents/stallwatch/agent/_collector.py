@@ -108,11 +108,13 @@ class Collector:
                 evaluations=self._evaluations.take(MAX_OTHERS),
                 events=self._events.take(MAX_OTHERS),
             )
-            if contents or last:
+            more = bool(contents)
+            if more or last:
                 contents.dropped = self._drops.take()
-            if not contents:
+            if contents:
+                self._pack(contents)
+            if not more:
                 return self._buffer.next_sequence - before
-            self._pack(contents)
 
     def _pack(self, contents: Contents) -> None:
         """Makes a batch, or several when it is too large or holds something that cannot be sent. Raises nothing."""
