@@ -98,3 +98,44 @@ def test_a_relaunch_after_the_end_is_a_new_attempt():
     play(analysis, again, now + 100)
     assert analysis.view().attempt == 1
     assert analysis.view().state != "finished"
+
+
+def test_a_rank_that_was_new_to_the_old_attempt_belongs_to_the_restart_that_follows():
+    """Rank 0 never reported before; at a restart without a launcher's count it comes first, and must not be lost with the old."""
+    job = Job(ranks=2, steps=60, batch_steps=10, sample_period=0, launch_id="")
+    analysis = RunAnalysis(job.run)
+    analysis.hello(START, job.hello(1))
+    analysis.disconnect(START + 5, 1, job.incarnation + 1, "")
+    again = replace(job, incarnation=job.incarnation + 100_000)
+    analysis.hello(START + 100, again.hello(0))
+    analysis.hello(START + 101, again.hello(1))
+    for since, rank, batch in again.batches():
+        analysis.batch(START + 101 + since, rank, again.incarnation + rank, batch)
+    assert analysis.view().attempt == 1
+    assert [each.steps_received for each in analysis.ranks()] == [60, 60]
+
+
+def test_a_rank_that_is_left_of_the_old_attempt_is_not_taken_along():
+    """Its stream has not broken yet when another rank is back: it started with the old ones."""
+    job = Job(ranks=2, steps=60, batch_steps=10, sample_period=0, launch_id="")
+    analysis = RunAnalysis(job.run)
+    attach(analysis, job, START)
+    again = replace(job, incarnation=job.incarnation + 100_000)
+    attach(analysis, again, START + 100)
+    assert analysis.view().attempt == 1
+    assert analysis.state.attempt.previous == {0: job.incarnation, 1: job.incarnation + 1}
+
+
+def test_a_restart_after_the_clock_was_set_back_is_one():
+    """The launcher counts it; the start of its processes seems to lie before that of the old ones."""
+    job = Job(ranks=2, steps=30, batch_steps=10, sample_period=0)
+    analysis = RunAnalysis(job.run)
+    analysis.hello(START, replace(job.hello(0), launch_id="one"))
+    analysis.hello(START, replace(job.hello(1), launch_id="one"))
+    again = replace(job, incarnation=job.incarnation - 500)
+    for rank in range(2):
+        analysis.hello(START + 60, replace(again.hello(rank), launch_id="one", restart_count=1))
+    for since, rank, batch in again.batches():
+        analysis.batch(START + 60 + since, rank, again.incarnation + rank, batch)
+    assert analysis.view().attempt == 1
+    assert [each.steps_received for each in analysis.ranks()] == [30, 30]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from enum import Enum
 
@@ -33,6 +34,8 @@ class Attempt:
     newest: int = 0
     """Largest incarnation in this attempt."""
     first_step: int = 0
+    counted: bool = False
+    """Began by the launcher's own count of restarts, which then says better than clocks who belongs to it."""
     replaced: set[int] = field(default_factory=set)
     previous: dict[int, int] = field(default_factory=dict)
     """Largest incarnation of each rank in earlier attempts."""
@@ -45,12 +48,21 @@ class Attempt:
         if not incarnations and not self.previous:
             return Place.JOINS
         older = hello.incarnation < (current or 0) or hello.incarnation <= self.previous.get(hello.rank, -1)
-        if older or self._is_of_an_earlier_launch(hello):
+        if (older and not self._is_counted(hello, current)) or self._is_of_an_earlier_launch(hello):
             return Place.STALE
         if current is None and not self._is_of_a_later_launch(hello):
             return Place.JOINS
         goes_on = not self._is_of_a_later_launch(hello) and self._goes_on(hello, incarnations, alive)
         return Place.REPLACES if goes_on else Place.RESTARTS
+
+    def _is_counted(self, hello: RankHello, current: int | None) -> bool:
+        """Whether the launcher's own count puts it into this attempt or a later one, whatever the clock said when it started."""
+        same = hello.launch_id == self.launch_id and hello.restart_count == self.restart_count
+        return self._is_restarted(hello) or (self.counted and same and current is None)
+
+    def _is_restarted(self, hello: RankHello) -> bool:
+        same = bool(hello.launch_id) and hello.launch_id == self.launch_id
+        return same and hello.restart_count > self.restart_count
 
     def _is_of_another_launch(self, hello: RankHello) -> bool:
         return bool(hello.launch_id) and bool(self.launch_id) and hello.launch_id != self.launch_id
@@ -71,10 +83,22 @@ class Attempt:
             named and alive > 0 and 2 * alive >= len(incarnations) - 1 and 2 * replaced <= len(incarnations)
         )
 
-    def begin(self, hello: RankHello, incarnations: dict[int, int]) -> None:
-        """Start the next attempt with this process; `incarnations` are those of the one that is over."""
+    def begin(self, hello: RankHello, incarnations: dict[int, int], alive: Collection[int]) -> None:
+        """Start the next attempt with this process; `incarnations` are those of the one that is over.
+
+        Of the ranks that are `alive`, some may have been first to come with processes of the new attempt, and taken for such
+        as joined the old one: those that started nearer to this process than to the one whose place it takes.
+        """
+        replaced = incarnations.get(hello.rank)
         for rank, incarnation in incarnations.items():
-            self.previous[rank] = max(incarnation, self.previous.get(rank, -1))
+            came_first = (
+                rank in alive
+                and replaced is not None
+                and abs(incarnation - hello.incarnation) < abs(incarnation - replaced)
+            )
+            if not came_first:
+                self.previous[rank] = max(incarnation, self.previous.get(rank, -1))
+        self.counted = self._is_restarted(hello)
         self.number += 1
         self.restart_count = hello.restart_count
         self.launch_id = hello.launch_id

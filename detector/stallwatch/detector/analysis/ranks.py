@@ -267,5 +267,6 @@ class SequenceLedger:
             return False
         known[incarnation] = sequence
         if len(known) > _REMEMBERED_INCARNATIONS:
-            del known[min(known)]
+            # The one first heard of: numbers say nothing where a clock was set back.
+            del known[next(iter(known))]
         return True

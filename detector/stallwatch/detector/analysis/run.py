@@ -60,13 +60,12 @@ class RunAnalysis:
         table = state.ranks
         others = table.attached & ~table.finished & table.connected
         if hello.rank < table.size:
-            others = others.copy()
             others[hello.rank] = False
         place = state.attempt.place(hello, table.incarnation, int(np.count_nonzero(others)))
         if place is Place.STALE:
             return
         if place is Place.RESTARTS:
-            self._restart(now, hello)
+            self._restart(now, hello, frozenset(np.flatnonzero(others).tolist()))
         elif place is Place.REPLACES:
             state.attempt.replaced.add(hello.rank)
         if place is Place.JOINS and not state.ranks.incarnation:
@@ -270,7 +269,7 @@ class RunAnalysis:
         if hello.parallelism is not Parallelism.UNSPECIFIED:
             state.aligner.parallelism = hello.parallelism
 
-    def _restart(self, now: float, hello: RankHello) -> None:
+    def _restart(self, now: float, hello: RankHello, alive: frozenset[int]) -> None:
         """A new attempt: what belongs to the old processes is finished off and forgotten."""
         state = self.state
         for observation in state.aligner.drain(self.config.align, now, everything=True):
@@ -278,7 +277,7 @@ class RunAnalysis:
         state.findings.restart(now, max(state.step, 0))
         state.steps_missing += int(views.missing_steps(state.ranks).sum())
         state.gaps.restart()
-        state.attempt.begin(hello, state.ranks.incarnation)
+        state.attempt.begin(hello, state.ranks.incarnation, alive)
         state.ranks = RankTable()
         state.aligner = Aligner(attempt=state.attempt.number, announced=False, started_at=now)
         state.hello = state.declared = None
