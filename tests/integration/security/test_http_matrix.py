@@ -88,10 +88,20 @@ REQUESTS: dict[tuple[str, str], list[Ask]] = {
     ("GET", "/metrics"): [ask("/metrics", READ_ALL)],
     ("GET", "/livez"): [ask("/livez", OPEN)],
     ("GET", "/readyz"): [ask("/readyz", OPEN)],
+    ("GET", f"{API}/openapi.json"): [ask(f"{API}/openapi.json", OPEN)],
     ("GET", f"{API}/runs"): [ask(f"{API}/runs", READ)],
     ("GET", f"{API}/runs/{{rest:path}}"): [
         ask(f"{API}/runs/{ME}{rest}", READ_MINE, hidden=READ_THEIRS)
-        for rest in ("", "/findings?status=all", "/ranks", "/events", "/states", "/series", "/series/loss")
+        for rest in (
+            "",
+            "/findings?status=all",
+            "/ranks",
+            "/events",
+            "/states",
+            "/gaps",
+            "/series",
+            "/series/loss",
+        )
     ]
     + [ask(f"{API}/runs/{MINE}", READ_MINE, hidden=READ_THEIRS)],
     ("GET", f"{API}/alerts"): [ask(f"{API}/alerts", READ), ask(f"{API}/alerts?run={ME}", READ)],

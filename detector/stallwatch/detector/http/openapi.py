@@ -138,7 +138,7 @@ def _get(name: str, says: str, answer: Schema, *parameters: Schema, missing: boo
         "parameters": list(parameters),
         "responses": {
             "200": {"description": says, "content": {"application/json": {"schema": answer}}},
-            **_failures("400", "405", "422", "503", *(("404",) if missing else ())),
+            **_failures("400", "401", "403", "405", "422", "429", "503", *(("404",) if missing else ())),
         },
     }
 
@@ -159,7 +159,7 @@ def _add_silence() -> Operation:
                 "content": {"application/json": {"schema": ref("Silence")}},
                 "links": {"end": {"operationId": "endSilence", "parameters": {"id": "$response.body#/id"}}},
             },
-            **_failures("400", "405", "413", "415", "422", "503"),
+            **_failures("400", "401", "403", "405", "413", "415", "422", "429", "503"),
         },
     }
 
@@ -171,7 +171,10 @@ def _end_silence() -> Operation:
         "parameters": [
             {"name": "id", "in": "path", "required": True, "schema": {"type": "string", "minLength": 1}}
         ],
-        "responses": {"204": {"description": "It is over."}, **_failures("400", "404", "405", "422", "503")},
+        "responses": {
+            "204": {"description": "It is over."},
+            **_failures("400", "401", "403", "404", "405", "422", "429", "503"),
+        },
     }
 
 
@@ -191,11 +194,14 @@ def _number(name: str, least: int, most: int, says: str) -> Schema:
 
 _FAILURES = {
     "400": "The request cannot be read, or has a parameter that there is not.",
+    "401": "This detector asks for a token, and none was sent, or one that it does not know.",
+    "403": "The token is not for this.",
     "404": "There is no such thing; the message says where those that there are are listed.",
     "405": "Not with this method.",
     "413": "The body is too large.",
     "415": "The body must be JSON, and say so.",
     "422": "A parameter or field has a value that it cannot have.",
+    "429": "Too many failed tries from this address: wait a moment.",
     "503": "Not available at the moment: the analyzer or the store is away.",
 }
 

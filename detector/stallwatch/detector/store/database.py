@@ -272,7 +272,8 @@ def _forget_old(connection: Connection, run: str, written: int) -> None:
 def _engine(url: str, busy_seconds: float) -> Engine:
     try:
         engine = create_engine(url, pool_pre_ping=True, connect_args=_connect_arguments(url, busy_seconds))
-    except (ArgumentError, NoSuchModuleError, ImportError) as error:
+    # A port that is no number is a bare ValueError.
+    except (ArgumentError, NoSuchModuleError, ImportError, ValueError) as error:
         raise StoreError(
             f"the store URL is not usable ({error}): it is sqlite:///PATH, or postgresql+psycopg://USER@HOST/NAME "
             "with stallwatch[postgresql] installed"
