@@ -251,7 +251,7 @@ class Life(RuleBasedStateMachine):
             assert not agent.drops._losses
             assert agent.connection is not None
             goodbye = pb.Goodbye(reason="finished", last_step=agent.next_step - 1)
-            agent.connection.upward.append(pb.StreamRequest(goodbye=goodbye))
+            agent.connection.upward.append(pb.StreamRequest(goodbye=goodbye).SerializeToString())
             agent.connection.arrive()
             self.world.rest()
 
@@ -261,7 +261,9 @@ class Life(RuleBasedStateMachine):
             assert agent.connection is not None
             agent.connection.arrive()
             self.world.rest()
-        self.world.snapshot_now()
+        # Durable is what the last two snapshots hold.
+        for _ in range(2):
+            self.world.snapshot_now()
         agent.hear()
         assert agent.durable == max(agent.contents, default=0)
         assert len(agent.buffer) == 0
@@ -299,7 +301,7 @@ class Life(RuleBasedStateMachine):
             for agent in agents:
                 assert agent.connection is not None
                 goodbye = pb.Goodbye(reason="finished", last_step=agent.next_step - 1)
-                agent.connection.upward.append(pb.StreamRequest(goodbye=goodbye))
+                agent.connection.upward.append(pb.StreamRequest(goodbye=goodbye).SerializeToString())
                 agent.connection.arrive()
                 twin.rest()
             found = [timeless(one) for one in twin.analyzer.real._analysis.findings()]

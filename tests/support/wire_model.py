@@ -21,6 +21,7 @@ from stallwatch.detector.engine.actor import RunAnalyzer
 from stallwatch.detector.engine.messages import AnalyzerSettings, IngestResult
 from stallwatch.detector.errors import AnalyzerLostError
 from stallwatch.detector.ingest.channel import RunChannel
+from stallwatch.detector.ingest.quota import Quotas
 from stallwatch.detector.ingest.statistics import IngestStatistics
 from stallwatch.detector.ingest.stream import RankStream
 from stallwatch.v1 import telemetry_pb2 as pb
@@ -78,7 +79,7 @@ class Connection:
     def __init__(
         self, greeting: pb.Hello, channel: RunChannel, statistics: IngestStatistics, clock: Clock
     ) -> None:
-        self.upward: deque[pb.StreamRequest] = deque()
+        self.upward: deque[bytes] = deque()
         self.downward: deque[pb.StreamResponse] = deque()
         self._arrived: asyncio.Queue[Any] = asyncio.Queue()
         self._served = asyncio.create_task(self._serve(greeting, channel, statistics, clock))
@@ -183,7 +184,7 @@ class Agent:
         if batch is None or self.connection is None:
             return False
         self.sent = batch.sequence
-        self.connection.upward.append(pb.StreamRequest(batch=batch))
+        self.connection.upward.append(batch.request)
         return True
 
     def hear(self) -> None:
@@ -232,7 +233,8 @@ class World:
 
     async def _live(self) -> None:
         self.analyzer = Analyzer(self._settings, self.clock)
-        self.channel = RunChannel(self.analyzer, self.statistics)
+        meter = Quotas({}, {}, run_bytes_per_second=1e9).of("", RUN)
+        self.channel = RunChannel(self.analyzer, self.statistics, meter)
 
     async def _die(self) -> None:
         self.analyzer.dead = True
