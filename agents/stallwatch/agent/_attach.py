@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -115,6 +116,9 @@ def attach(
             f"pass run='{identity.run}/name' with a name for this one"
         )
         raise AlreadyAttachedError(message)
+    # gRPC's core would print two lines into the job's log at each fork of the process, that is for each worker of a data
+    # loader. That it is off is what gRPC for Python says anyway; who needs it sets it, and it is left.
+    os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
     try:
         core = Core(settings, identity, seen, optimizers)
     except Exception as error:
