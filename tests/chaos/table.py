@@ -39,8 +39,10 @@ def markdown(outcomes: Sequence[Outcome]) -> str:
         f"{sum(each.doubled or 0 for each in outcomes)} counted twice, while {sum(each.repeated for each in outcomes):,} batches came "
         "again."
     )
+    missing = sorted(FAULTS.keys() - {each.fault.name for each in outcomes})
+    rest = f" Not measured yet: {', '.join(f'`{name}`' for name in missing)}." if missing else ""
     return "\n".join(
-        [*("| " + " | ".join(str(cell) for cell in line) + " |" for line in lines), "", total, ""]
+        [*("| " + " | ".join(str(cell) for cell in line) + " |" for line in lines), "", total + rest, ""]
     )
 
 

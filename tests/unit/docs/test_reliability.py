@@ -18,8 +18,9 @@ def test_every_test_it_names_exists():
     assert [path for path in sorted(named) if not (ROOT / path).exists()] == []
 
 
-def test_every_fault_is_in_the_table():
-    """Measured, or the page is older than the catalogue: `make bench-chaos ARGS="--rest --write-docs"`."""
+def test_every_fault_is_in_the_table_or_said_to_be_missing():
+    """Otherwise the page is older than the catalogue: `make bench-chaos ARGS="--rest --write-docs"`."""
     rows = set(re.findall(r"^\| ([a-z]+/[a-z-]+) \|", PAGE, re.MULTILINE))
-    assert sorted(FAULTS.keys() - rows) == []
-    assert sorted(rows - FAULTS.keys()) == []
+    missing = set(re.findall(r"`([a-z]+/[a-z-]+)`", PAGE.partition("Not measured yet:")[2]))
+    assert rows | missing == FAULTS.keys()
+    assert not rows & missing
