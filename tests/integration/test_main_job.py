@@ -29,7 +29,8 @@ def step(service: Service) -> int:
 @pytest.mark.timeout(300)
 def test_a_killed_detector_costs_training_nothing_and_loses_no_step(tmp_path):
     """Killed with SIGKILL in mid-run and started again: no pause, no step lost or doubled, the finding still open."""
-    steps = 900
+    # Longer than a detector takes to start on a slow machine.
+    steps = 1800
     with Service(tmp_path / "data") as service:
         arguments = ("--steps", str(steps), "--bypass", f"1:60:{steps}", "--batch", "4")
         with Job(tmp_path, *arguments, ranks=2, run=RUN, endpoint=service.grpc_address) as job:
