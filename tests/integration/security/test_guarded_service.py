@@ -362,8 +362,6 @@ def test_the_embedded_ray_takes_nobody_without_its_token(guarded):
     assert guarded.service.process is not None
     children = psutil.Process(guarded.service.process.pid).children(recursive=True)
     (gcs,) = (child for child in children if child.name().startswith("gcs_server"))
-    ports = [each.laddr for each in gcs.net_connections("tcp") if each.status == psutil.CONN_LISTEN]
-    assert {place.ip.removeprefix("::ffff:") for place in ports} == {"127.0.0.1"}, ports
     right = gcs.environ()["RAY_AUTH_TOKEN"]
     assert len(right) == 64
     address = next(

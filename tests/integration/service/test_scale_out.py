@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 
 import pytest
@@ -45,7 +46,8 @@ def test_a_detector_must_run_on_a_node_of_the_cluster(cluster, tmp_path):
     command = [*service.command(), "--ray-address", address]
     ran = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
     assert ran.returncode == 2
-    assert f"cannot join the Ray cluster at {address}" in ran.stderr
+    # On a slow machine Ray itself comes to no end in the time that it is given.
+    assert re.search(f"cannot join the Ray cluster at {address}|Ray at {address} did not answer", ran.stderr)
 
 
 def test_a_detector_whose_ray_node_dies_ends_and_goes_on_when_it_is_started_again(cluster, tmp_path):

@@ -13,7 +13,7 @@ from stallwatch.detector.analysis import RunAnalysis
 from stallwatch.detector.analysis.gaps import MOST_GAPS, MOST_RANGES, GapBook
 from stallwatch.detector.core.inputs import Dropped, Phase, RankBatch
 from stallwatch.detector.engine import snapshot
-from support.simulation import START, Job, attach, beat_all, finish, kinds, probed, restarted
+from support.simulation import START, Job, attach, beat_all, finish, kinds, play, probed, restarted
 
 FULL = "buffer_full"
 
@@ -259,3 +259,12 @@ def test_gaps_are_in_the_snapshot():
         pieces.batch(START, rank, job.incarnation + rank, batch)
     assert shown(whole) == [(20, 29, (1,), (FULL,), 10)]
     assert snapshot.encode(whole) == snapshot.encode(pieces)
+
+
+def test_a_goodbye_after_the_largest_step_is_taken():
+    """The step after it is a number that no column could hold; found by fuzzing."""
+    job = Job(ranks=1, steps=20, batch_steps=10, sample_period=0)
+    analysis = RunAnalysis(job.run)
+    now = play(analysis, job)
+    analysis.goodbye(now, 0, job.incarnation, "finished", 2**63 - 1)
+    assert analysis.view().state == "finished"

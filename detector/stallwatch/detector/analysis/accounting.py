@@ -23,6 +23,8 @@ _BATCH_SIZES = 32
 _STEP_IS_THERE = frozenset({"invalid_value"})
 """Reasons for which single values are dropped, and no steps."""
 
+_LARGEST_STEP = 2**62
+
 
 def count_steps(state: RunState, now: float, rank: int, steps: StepBlock, fresh: NDArray[np.bool_]) -> None:
     """Count a rank's new steps, and remember the latest of their numbers."""
@@ -85,6 +87,8 @@ def note_late(state: RunState, rank: int, steps: StepBlock, fresh: NDArray[np.bo
 
 def note_end(state: RunState, rank: int, last_step: int) -> None:
     """The rank has ended after this step: what has not come of it will not come."""
+    # The step after it is noted, and must still be a number of 64 bits.
+    last_step = min(last_step, _LARGEST_STEP)
     expected = int(state.ranks.next_step[rank])
     if 0 <= expected <= last_step:
         state.gaps.missing(rank, expected, last_step)
