@@ -16,7 +16,7 @@ from stallwatch.detector.errors import UsageError
 NAMESPACE = "stallwatch"
 CONNECT_SECONDS = 5.0
 """To reach the port of the cluster's head."""
-JOIN_SECONDS = 11.0
+JOIN_SECONDS = 10.0
 """To join the cluster once the port was reached."""
 EMBEDDED_OBJECT_STORE_BYTES = 80 * 1024 * 1024
 """Next to the least that Ray takes: what goes through it here is small."""
