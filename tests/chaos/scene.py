@@ -13,11 +13,11 @@ from typing import Any
 from urllib.parse import quote
 
 from chaos.fault import Fault
-from chaos.network import Mute, Relay
 from chaos.pair import RANKS, TrainingJob
 from faults.ranks import Zygote
 from stallwatch.detector.errors import StoreError
 from stallwatch.detector.store import Store, sqlite_url
+from support.relay import Mute, Relay
 from support.service import Service
 from support.waiting import wait_until
 

@@ -33,10 +33,10 @@ import psutil  # noqa: E402  found by the line above, as all below
 
 from soak.meter import Meter, Trend  # noqa: E402
 from soak.readers import READ_SECONDS, SCRAPE_SECONDS, Readers  # noqa: E402
-from soak.relay import CuttingRelay  # noqa: E402
 from soak.schedule import Faults, analyzers, started  # noqa: E402
 from soak.traffic import SoakRun, Traffic, every  # noqa: E402
 from support.monitoring import Receiver  # noqa: E402
+from support.relay import Relay  # noqa: E402
 from support.service import Service  # noqa: E402
 from support.waiting import wait_until  # noqa: E402
 
@@ -174,7 +174,7 @@ def soak(folder: Path, minutes: float, say: Callable[[str], None] = print) -> Re
 
 
 def _soak(service: Service, folder: Path, seconds: float, report: Report, say: Callable[[str], None]) -> None:
-    relay = CuttingRelay(service.grpc_address)
+    relay = Relay(service.grpc_address)
     readers = Readers(service)
     faults = Faults(service, relay, readers, victim=f"soak/lasting-{LASTING - 1}")
     new_seconds = max(20.0, seconds / 120)

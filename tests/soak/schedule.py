@@ -14,7 +14,7 @@ import httpx
 import psutil
 
 from soak.readers import Readers
-from soak.relay import CuttingRelay
+from support.relay import Relay
 from support.service import Service
 from support.waiting import wait_until
 
@@ -26,7 +26,7 @@ START_SECONDS = 240.0
 class Faults:
     """Each method is one fault; `cycle` is their order."""
 
-    def __init__(self, service: Service, relay: CuttingRelay, readers: Readers, victim: str) -> None:
+    def __init__(self, service: Service, relay: Relay, readers: Readers, victim: str) -> None:
         self._service, self._relay, self._readers, self._victim = service, relay, readers, victim
         self.done: list[str] = []
 
@@ -36,7 +36,7 @@ class Faults:
 
     def reset_connections(self) -> None:
         """Half of the ranks lose their connection."""
-        self._relay.cut()
+        self._relay.reset()
         self.done.append("connections reset")
 
     def kill_analyzer(self) -> None:

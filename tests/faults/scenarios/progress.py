@@ -9,8 +9,8 @@ import time
 from contextlib import nullcontext
 
 from faults.job import Job
-from faults.relay import Relay
 from faults.scenario import Bar, Ending, Lane, Scenario
+from support.relay import Relay
 
 COMPUTE = 0.03
 """Seconds a step where timing is judged: far above what two busy cores do to a process."""

@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from stallwatch.agent import attach
+from support.relay import Relay
 from support.telemetry_server import TelemetryServer
-from support.unreliable_relay import UnreliableRelay
 from support.waiting import wait_until
 
 RECONNECTS = 200
@@ -66,7 +66,7 @@ def step(model, optimizer) -> None:
 def test_two_hundred_reconnects(monkeypatch):
     """Each connection is reset as soon as it is welcomed; what is held after 200 is what was held after 20, and nothing is lost."""
     monkeypatch.setattr("stallwatch.agent._transport._SETTLED_SECONDS", 0.0)
-    with TelemetryServer() as server, UnreliableRelay(server.endpoint) as relay:
+    with TelemetryServer() as server, Relay(server.endpoint) as relay:
         model, optimizer = training()
         watch = attach(model, optimizer, run="leaks", endpoint=relay.endpoint)
 

@@ -32,9 +32,9 @@ from stallwatch.agent._queue import BoundedQueue
 from stallwatch.agent._records import Contents
 from stallwatch.v1 import telemetry_pb2 as wire
 from support.dns_server import DnsServer
+from support.relay import Relay
 from support.small_training import STEPS, WIDE_STEPS, train
 from support.telemetry_server import TelemetryServer
-from support.unreliable_relay import UnreliableRelay
 from support.waiting import wait_until
 
 pytestmark = pytest.mark.usefixtures("quick", "gloo")
@@ -69,7 +69,7 @@ def test_slow_detector(alone):
 
 def test_flapping_connection(alone):
     """Connections are reset again and again, in the middle of whatever is under way."""
-    with TelemetryServer() as server, UnreliableRelay(server.endpoint) as relay:
+    with TelemetryServer() as server, Relay(server.endpoint) as relay:
 
         def at_step(step, watch):
             if step % 10 == 5:
@@ -100,7 +100,7 @@ def test_full_detector(alone):
 
 def test_half_open_connection(alone, delivered):
     """The connection stands and passes nothing on: the agent notices that no acknowledgement comes, and tries another."""
-    with TelemetryServer() as server, UnreliableRelay(server.endpoint) as relay:
+    with TelemetryServer() as server, Relay(server.endpoint) as relay:
 
         def at_step(step, watch):
             if step == 20:

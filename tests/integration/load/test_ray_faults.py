@@ -14,6 +14,7 @@ from support.waiting import wait_until
 
 pytestmark = [pytest.mark.timeout(240), pytest.mark.slow]
 STORE_BYTES = 80_000_000
+MOST_RUNS = 8
 
 
 @pytest.fixture
@@ -50,11 +51,15 @@ def test_a_node_that_is_lost_costs_nothing_and_a_head_ends_the_service(cluster, 
     with ExitStack() as stack:
         url = stack.enter_context(postgresql())
         service = stack.enter_context(Service(tmp_path, "--ray-address", cluster.address, "--store-url", url))
-        ranks = [Rank(service.grpc_address, hello(f"run{number}")) for number in range(3)]
-        for rank in ranks:
-            rank.send(steps(0, 50))
-            rank.wait_durable()
-        assert 1 <= analyzers_under(node) < len(ranks), "analyzers are spread"
+        ranks: list[Rank] = []
+        # Ray spreads them as it sees fit: two may well come to the same machine.
+        while not 1 <= analyzers_under(node) < len(ranks):
+            assert len(ranks) < MOST_RUNS, (
+                f"{analyzers_under(node)} of {len(ranks)} are on the second machine"
+            )
+            ranks.append(Rank(service.grpc_address, hello(f"run{len(ranks)}")))
+            ranks[-1].send(steps(0, 50))
+            ranks[-1].wait_durable()
         for rank in ranks:
             rank.send(steps(50, 50))
         cluster.remove_node(node, allow_graceful=False)

@@ -7,6 +7,8 @@ import math
 import time
 import uuid
 from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from stallwatch.detector.analysis.config import AnalysisConfig
@@ -15,26 +17,35 @@ from stallwatch.detector.core.findings import Finding
 from stallwatch.detector.core.views import EventView, RankView, StateSpan
 from stallwatch.detector.engine import snapshot
 from stallwatch.detector.engine.apply import apply
+from stallwatch.detector.engine.durability import Durability, Mark
 from stallwatch.detector.engine.memory import resident_bytes
-from stallwatch.detector.engine.messages import AnalyzerSettings, IngestResult, PollResult, Progress, RankKey
+from stallwatch.detector.engine.messages import AnalyzerSettings, IngestResult, PollResult, RankKey
 from stallwatch.detector.engine.migrations import FORMAT
 from stallwatch.detector.engine.recording import Recorder
 from stallwatch.detector.engine.restoring import restore
-from stallwatch.detector.errors import StoreError
+from stallwatch.detector.engine.saving import Saver
 from stallwatch.detector.store import Store
 from stallwatch.v1 import analyzer_pb2
 
 BUSY_SECONDS = 2.0
-"""How long a snapshot waits for another process's transaction: in the meantime nothing else is done here."""
+"""How long the thread that writes snapshots waits for another process's transaction."""
+WRITE_SECONDS = 0.05
+"""How long a poll waits for a snapshot to be on disk, before the analyzer goes on with what agents send."""
 SNAPSHOT_SHARE = 0.05
 """Snapshots may take at most this share of the time: long ones are taken less often."""
-TOLD_SECONDS = 5.0
-"""For so long every poll says what has become durable."""
-FAILING_SHARE = 0.2
-FAILING_SECONDS = 0.5
-"""The same for tries that fail, unless they fail at once."""
 
 log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class _Saving:
+    """A snapshot that is being written."""
+
+    mark: Mark
+    findings: dict[str, Finding]
+    size: int
+    seconds: float
+    """What it took to make."""
 
 
 class RunAnalyzer:
@@ -53,24 +64,20 @@ class RunAnalyzer:
         self.config = config or AnalysisConfig()
         self.generation = uuid.uuid4().hex
         self._store = Store(settings.store_url, busy_seconds=BUSY_SECONDS)
-        self._durable: dict[RankKey, int] = {}
-        self._saved: dict[RankKey, int] = {}
-        """Accepted when the last snapshot was taken, of the processes heard in this life."""
-        self._parting: dict[RankKey, int] = {}
-        """Processes that said goodbye, with how many snapshots have been taken since."""
-        self._moved_at: dict[RankKey, float] = {}
-        """When the durable sequence of a process last moved, by the monotonic clock."""
+        self._saver = Saver()
         self._unsaved: dict[str, Finding] = {}
+        self._saving: _Saving | None = None
         self._unpolled: dict[str, Finding] = {}
         self._logged_failures: dict[str, str] = {}
         self._now = 0.0
         self._heard_at = 0.0
-        self._dirty = False
+        self._dirty = self._second_is_due = False
         self._next_snapshot_at = 0.0
         self._snapshots = self._snapshot_failures = self._snapshot_bytes = 0
         self._snapshot_seconds = 0.0
         restored = restore(self._store, run, self.config)
-        self._analysis, self._safe = restored.analysis, restored.safe
+        self._analysis = restored.analysis
+        self._durability = Durability(self._analysis.accepted_sequence, restored.safe)
         self._damaged = restored.damaged
         if restored.stored is not None:
             self._heard_at, self._now = self._analysis.state.updated_at, self._analysis.state.now
@@ -94,6 +101,7 @@ class RunAnalyzer:
         if generation != self.generation:
             return IngestResult(self.generation, applied=False)
         started = time.perf_counter()
+        self._settle(0.0)
         touched: dict[RankKey, None] = {}
         duplicates = failures = 0
         for data in inputs:
@@ -101,20 +109,17 @@ class RunAnalyzer:
             key = (item.rank, item.incarnation)
             touched[key] = None
             self._heard_at = max(self._heard_at, item.received_unix_seconds)
-            if key not in self._durable:
-                # First heard of since the restore: what is known of it came out of the snapshot, and of the one before.
-                self._saved[key] = self._analysis.accepted_sequence(*key)
-                self._durable[key] = min(self._safe.get(*key), self._saved[key])
+            self._durability.hear(key)
             outcome = self._apply(item)
             if item.WhichOneof("input") == "goodbye":
-                self._parting[key] = 0
+                self._durability.part(key)
             duplicates += outcome is False
             failures += outcome is None
         self._collect_changes()
         return IngestResult(
             self.generation,
             applied=True,
-            progress=tuple(self._progress(key) for key in touched),
+            progress=tuple(self._durability.progress(key) for key in touched),
             changes=self._take_unpolled(),
             duplicates=duplicates,
             failures=failures,
@@ -128,8 +133,9 @@ class RunAnalyzer:
         if self._recorder is not None:
             # So that what is shown can be replayed.
             self._recorder.flush()
-        if (self._dirty or self._unconfirmed) and time.monotonic() >= self._next_snapshot_at:
-            self._save()
+        self._settle(0.0)
+        if self._second_is_due or time.monotonic() >= self._next_snapshot_at:
+            self._save(WRITE_SECONDS)
         return self._show()
 
     def compare(self, now: float, family: bytes) -> str:
@@ -141,8 +147,8 @@ class RunAnalyzer:
 
     def flush(self) -> PollResult:
         """Save now, whatever was saved when."""
-        if self._dirty or self._unconfirmed:
-            self._save()
+        self._settle(None)
+        self._save(None)
         return self._show()
 
     def ranks(self) -> tuple[RankView, ...]:
@@ -166,6 +172,7 @@ class RunAnalyzer:
         self.flush()
         if self._recorder is not None:
             self._recorder.close()
+        self._saver.close()
         self._store.close()
 
     def _apply(self, item: analyzer_pb2.AnalyzerInput) -> bool | None:
@@ -181,11 +188,6 @@ class RunAnalyzer:
         except Exception:
             log.exception("run %s: the analysis failed on a %s", self.run, item.WhichOneof("input"))
             return None
-
-    @property
-    def _unconfirmed(self) -> bool:
-        """Whether something that is in the last snapshot is not in the one before."""
-        return bool(self._parting) or self._saved != self._durable
 
     def _collect_changes(self) -> None:
         for finding in self._analysis.changes():
@@ -203,67 +205,64 @@ class RunAnalyzer:
         self._unpolled.clear()
         return changes
 
-    def _progress(self, key: RankKey) -> Progress:
-        accepted = self._analysis.accepted_sequence(*key)
-        return Progress(*key, accepted, self._durable[key], parted=key not in self._parting)
+    def _save(self, wait: float | None) -> None:
+        """Save what is not safe yet, and wait so long for it to be."""
+        if self._saver.is_busy or not (self._dirty or self._durability.is_behind):
+            return
+        self._begin_snapshot()
+        if self._settle(wait) and self._second_is_due:
+            self._begin_snapshot()
+            self._settle(wait)
 
-    def _save(self) -> None:
-        if self._take_snapshot() and self._parting:
-            # Agents that have said goodbye wait for the second, and the training for its agent.
-            self._take_snapshot()
-
-    def _take_snapshot(self) -> bool:
+    def _begin_snapshot(self) -> None:
         started = time.perf_counter()
         try:
             recorded = self._recorder.flush() if self._recorder is not None else None
-            data = snapshot.encode(self._analysis)
-            self._store.save(
-                self._analysis.view(),
-                data,
-                self._unsaved.values(),
-                taken_at=self._now,
-                recording_bytes=recorded,
-                snapshot_format=FORMAT,
-            )
-        except (StoreError, OSError) as error:
-            # Agents keep what is not durable, so a store that is away for a while costs nothing but their buffers.
-            self._snapshot_failures += 1
-            # The time in which a store that is locked was waited for is not there for what agents send.
-            waited = time.perf_counter() - started
-            wished = self.settings.snapshot_seconds
-            pause = max(wished, waited / FAILING_SHARE) if waited > FAILING_SECONDS else wished
-            self._next_snapshot_at = time.monotonic() + pause
-            log.error("run %s: no snapshot: %s", self.run, error)  # noqa: TRY400  no bug of ours
+        except OSError as error:
+            self._fail(str(error))
+            return
+        data = snapshot.encode(self._analysis)
+        self._saving = _Saving(
+            self._durability.mark(), self._unsaved, len(data), time.perf_counter() - started
+        )
+        write = partial(
+            self._store.save,
+            self._analysis.view(),
+            data,
+            tuple(self._unsaved.values()),
+            taken_at=self._now,
+            recording_bytes=recorded,
+            snapshot_format=FORMAT,
+        )
+        self._unsaved, self._dirty, self._second_is_due = {}, False, False
+        self._saver.begin(write)
+
+    def _settle(self, wait: float | None) -> bool:
+        """Take note of a snapshot that is on disk now, or at most so many seconds later; whether one is."""
+        written = self._saver.end(wait)
+        if written is None:
             return False
-        self._unsaved.clear()
-        self._dirty = False
+        assert self._saving is not None
+        saved, self._saving = self._saving, None
+        if written.problem:
+            self._dirty = True
+            self._unsaved = saved.findings | self._unsaved
+            self._fail(written.problem)
+            return False
         self._snapshots += 1
-        self._snapshot_bytes = len(data)
-        self._snapshot_seconds = time.perf_counter() - started
+        self._snapshot_bytes = saved.size
+        self._snapshot_seconds = saved.seconds + written.seconds
         pause = max(self.settings.snapshot_seconds, self._snapshot_seconds / SNAPSHOT_SHARE)
         # Polls come at a steady pace: a little early is better than one pace late.
         self._next_snapshot_at = time.monotonic() + 0.9 * pause
-        self._confirm(time.monotonic())
+        self._second_is_due = self._durability.confirm(saved.mark)
         return True
 
-    def _confirm(self, now: float) -> None:
-        """Durable is now what the snapshot before the one just taken holds."""
-        for key, saved in self._saved.items():
-            parts = self._parting.get(key)
-            if parts is not None:
-                self._parting[key] = parts + 1
-            if parts:
-                del self._parting[key]
-            if parts or self._durable[key] != saved:
-                self._durable[key] = saved
-                self._moved_at[key] = now
-            self._saved[key] = self._analysis.accepted_sequence(*key)
-
-    def _moved(self) -> tuple[Progress, ...]:
-        """What has become durable lately. Several services may poll, and each is to hear of it."""
-        since = time.monotonic() - TOLD_SECONDS
-        self._moved_at = {key: at for key, at in self._moved_at.items() if at > since}
-        return tuple(self._progress(key) for key in self._moved_at)
+    def _fail(self, problem: str) -> None:
+        # Agents keep what is not durable, so a store that is away for a while costs nothing but their buffers.
+        self._snapshot_failures += 1
+        self._next_snapshot_at = time.monotonic() + self.settings.snapshot_seconds
+        log.error("run %s: no snapshot: %s", self.run, problem)
 
     def _show(self) -> PollResult:
         return PollResult(
@@ -271,7 +270,7 @@ class RunAnalyzer:
             view=self._analysis.view(),
             findings=self._analysis.findings(),
             changes=self._take_unpolled(),
-            durable=self._moved(),
+            durable=self._durability.moved(),
             snapshots=self._snapshots,
             snapshot_failures=self._snapshot_failures,
             snapshots_damaged=self._damaged,

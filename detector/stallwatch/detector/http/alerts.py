@@ -23,6 +23,8 @@ from stallwatch.detector.http.query import QueryError, check_parameters, parse_c
 SILENCES_PATH = "/api/v1/silences"
 ALERTS_PATH = "/api/v1/alerts"
 MOST_ALERTS = 1000
+LEAST_SILENCE_SECONDS = 1
+"""A shorter one is over before who asked for it has the answer."""
 MOST_SILENCE_SECONDS = 366 * 86_400
 MOST_COMMENT_CHARACTERS = 1000
 MOST_RUN_CHARACTERS = 256
@@ -216,9 +218,10 @@ def _seconds(given: dict[str, Any]) -> float:
     seconds = given.get("seconds")
     number = isinstance(seconds, (int, float)) and not isinstance(seconds, bool)
     # Compared as it came: an integer may be too large for a float.
-    if not number or not 0 < (seconds or 0) <= MOST_SILENCE_SECONDS:
+    if not number or not LEAST_SILENCE_SECONDS <= (seconds or 0) <= MOST_SILENCE_SECONDS:
         raise _invalid(
-            "seconds", f"seconds is {seconds!r}: it must be a number above 0, up to {MOST_SILENCE_SECONDS}"
+            "seconds",
+            f"seconds is {seconds!r}: it must be a number from {LEAST_SILENCE_SECONDS} to {MOST_SILENCE_SECONDS}",
         )
     return float(seconds or 0)
 

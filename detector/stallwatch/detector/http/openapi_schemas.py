@@ -10,7 +10,12 @@ from stallwatch.detector.analysis.series import SeriesPoint
 from stallwatch.detector.core.verdicts import Severity
 from stallwatch.detector.core.views import RUN_STATES, EventView, GapView, RankView, RuleView, StateSpan
 from stallwatch.detector.core.vocabulary import VOCABULARY
-from stallwatch.detector.http.alerts import MOST_COMMENT_CHARACTERS, MOST_RUN_CHARACTERS, MOST_SILENCE_SECONDS
+from stallwatch.detector.http.alerts import (
+    LEAST_SILENCE_SECONDS,
+    MOST_COMMENT_CHARACTERS,
+    MOST_RUN_CHARACTERS,
+    MOST_SILENCE_SECONDS,
+)
 
 Schema = dict[str, Any]
 
@@ -205,7 +210,11 @@ def _new_silence() -> Schema:
                 "description": "A run's name, or a pattern with *, ? and [...]: printable characters.",
             },
             "kind": choice(VOCABULARY, null=True),
-            "seconds": {"type": "number", "exclusiveMinimum": 0, "maximum": MOST_SILENCE_SECONDS},
+            "seconds": {
+                "type": "number",
+                "minimum": LEAST_SILENCE_SECONDS,
+                "maximum": MOST_SILENCE_SECONDS,
+            },
             "comment": {"type": "string", "maxLength": MOST_COMMENT_CHARACTERS, "pattern": r"^[^\u0000]*$"},
         },
         "required": ["seconds"],
