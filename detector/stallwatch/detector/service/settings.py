@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -29,6 +30,8 @@ EXPOSED = (
     "or listen on 127.0.0.1"
 )
 """What is said when the service is exposed."""
+_file: ContextVar[Path | None] = ContextVar("file", default=None)
+"""Where `load` reads from: making a class for each file would cost ten times as much."""
 
 
 class Settings(BaseSettings):
@@ -144,20 +147,17 @@ class Settings(BaseSettings):
         file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Arguments, then the environment, then the file that `load` names."""
-        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls)
+        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls, _file.get())
 
 
 def load(arguments: dict[str, Any], file: Path | None) -> Settings:
     """The settings from what was given on the command line (None: not given), the environment and a TOML file."""
     if file is not None and not file.is_file():
         raise UsageError(f"--config {file}: there is no such file")
-
-    class FromFile(Settings):
-        model_config = SettingsConfigDict(toml_file=file)
-
     given = {name: value for name, value in arguments.items() if value is not None}
+    before = _file.set(file)
     try:
-        settings = FromFile(**given)
+        settings = Settings(**given)
     except ValidationError as error:
         first = error.errors()[0]
         name = ".".join(str(part) for part in first["loc"])
@@ -173,6 +173,8 @@ def load(arguments: dict[str, Any], file: Path | None) -> Settings:
         raise UsageError(f"setting {what}: {first['msg'].lower()}") from None
     except ValueError as error:
         raise UsageError(f"--config {file} is no TOML: {error}") from None
+    finally:
+        _file.reset(before)
     analysis_config(settings.analysis)
     return settings
 
