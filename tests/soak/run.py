@@ -40,7 +40,8 @@ from support.relay import Relay  # noqa: E402
 from support.service import Service  # noqa: E402
 from support.waiting import wait_until  # noqa: E402
 
-WARM_SHARE = 0.25
+WARM_SHARE = 0.15
+"""From when the service is back after the last kill of warm-up."""
 KILLS_AT = (0.08, 0.16)
 """Of the time: the service is killed, within warm-up; once more at the end."""
 MEASURED_UNTIL = 0.97
@@ -221,15 +222,17 @@ def _under_traffic(
         every(READ_SECONDS, readers.read, stop),
         every(SAMPLE_SECONDS, meter.sample, stop),
     ]
-    began = time.monotonic()
+    began = warm = time.monotonic()
     for at, act in _schedule(faults, seconds):
         threading.Event().wait(max(0.0, began + at - time.monotonic()))
         act()
+        if act == faults.kill_service:
+            warm = time.monotonic() + WARM_SHARE * seconds
         say(
             f"{(time.monotonic() - began) / 60:6.1f} min  {faults.done[-1] if faults.done else 'nothing yet'}"
         )
     threading.Event().wait(max(0.0, began + seconds - time.monotonic()))
-    measured = (began + WARM_SHARE * seconds, began + MEASURED_UNTIL * seconds)
+    measured = (warm, began + MEASURED_UNTIL * seconds)
     faults.kill_service()
     traffic.stop()
     job_steps = job.end()

@@ -158,6 +158,7 @@ class Rank:
         self._unsafe: dict[int, pb.Batch] = {}
         self._sequence = 0
         self._goodbye: pb.Goodbye | None = None
+        self._patient = False
         self._changed = threading.Condition()
         self._ended = False
         self._thread = threading.Thread(target=self._run, daemon=True)
@@ -193,6 +194,17 @@ class Rank:
             self._changed.notify_all()
         self._thread.join(30)
 
+    def leave(self, seconds: float) -> None:
+        """End as an agent does: goodbye after the last batch, and again until the detector has both on its disk."""
+        with self._changed:
+            self._goodbye, self._patient = pb.Goodbye(reason="finished", last_step=0), True
+            self._changed.notify_all()
+        self._thread.join(seconds)
+        if self._thread.is_alive():
+            raise AssertionError(
+                f"rank {self.hello.rank}: durable {self.durable} of {self._sequence}, no end"
+            )
+
     def vanish(self) -> None:
         """End without a word."""
         with self._changed:
@@ -217,6 +229,8 @@ class Rank:
                 self._take(response, welcomed)
                 if self._ended:
                     return
+            # It ends a stream well only when what came before a goodbye is safe.
+            self._ended = self._ended or self._patient
         finally:
             over.set()
             welcomed.set()
@@ -261,7 +275,7 @@ class Rank:
                 sent = batch.sequence
                 yield pb.StreamRequest(batch=batch)
             if self._goodbye is not None and not batches:
-                self._ended = True
+                self._ended = not self._patient
                 yield pb.StreamRequest(goodbye=self._goodbye)
                 return
             beat = pb.Heartbeat(sent_unix_seconds=time.time(), phase=pb.PHASE_FORWARD, last_step=-1)
