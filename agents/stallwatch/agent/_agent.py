@@ -23,8 +23,9 @@ from stallwatch.agent._lifecycle import CLOSE_SECONDS, follow, forget
 from stallwatch.agent._probe import model as models
 from stallwatch.agent._probe.device import DeviceReader
 from stallwatch.agent._probe.hooks import Guard, is_of_signal_handler
+from stallwatch.agent._probe.phases import EVALUATION
 from stallwatch.agent._probe.sampling import SamplePeriod
-from stallwatch.agent._probe.steps import EVALUATION, StepProbe, restored_step
+from stallwatch.agent._probe.steps import StepProbe, restored_step
 from stallwatch.agent._records import Losses
 from stallwatch.agent._registry import release
 from stallwatch.agent._transport import Transport
@@ -372,7 +373,7 @@ class Core:
     def heartbeat(self) -> wire.Heartbeat:
         """What the training thread is doing, from the background thread."""
         probe = self.probe
-        phase, since = probe.phase, probe.phase_since
+        phase, since = probe.phases.now, probe.phases.since
         seconds = max(perf_counter() - since, 0.0)
         stack = flight_record = ""
         # Looking at the stack costs little, but only an unusually long phase can be something that no hook sees.

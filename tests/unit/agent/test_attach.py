@@ -147,7 +147,7 @@ def test_errors_in_hooks_never_reach_training(server, caplog):
         def broken(*_):
             raise ZeroDivisionError("mine")
 
-        for name in ("_enter", "_hand_on", "losses"):
+        for name in ("_begin_forward", "_hand_on", "losses"):
             setattr(probe, name, broken)
         for _ in range(20):
             watched.step()
@@ -456,7 +456,7 @@ def test_long_phase_sends_the_stack(server, monkeypatch):
     with Watched(server, "stuck") as watched:
         watched.step()
         core = watched.agent._core
-        core.probe.phase_since -= 60
+        core.probe.phases.since -= 60
 
         def innermost() -> wire.Heartbeat:
             return wait_until("a stack", lambda: next((b for b in beats() if "innermost" in b.stack), None))

@@ -11,7 +11,20 @@ from stallwatch.agent._probe.anchor import GradientAnchor
 from stallwatch.agent._probe.directions import DirectionProbe
 from stallwatch.agent._probe.hooks import Guard, Hook
 from stallwatch.agent._probe.inputs import InputProbe
+from stallwatch.agent._probe.last_gradient import LastGradient
 from stallwatch.agent._probe.model import collective_counter
+from stallwatch.agent._probe.phases import (
+    BACKWARD,
+    EVALUATION,
+    FORWARD,
+    INPUT,
+    NOWHERE,
+    OPTIMIZER,
+    STARTING,
+    SYNC,
+    PhaseTimes,
+)
+from stallwatch.agent._probe.sample_cost import SampleCost
 from stallwatch.agent._probe.sampled import SampledPass, SampledReadings
 from stallwatch.agent._probe.saturation import SaturationProbe
 from stallwatch.agent._records import NAN, Losses, StepRecord
@@ -24,12 +37,8 @@ if TYPE_CHECKING:
     from stallwatch.agent._probe.model import WatchedModel
     from stallwatch.agent._probe.sampling import SamplePeriod
 
-STARTING, INPUT, FORWARD, BACKWARD, SYNC, OPTIMIZER, EVALUATION = range(1, 8)
-"""Phases, numbered as on the wire."""
 _MOST_RATES = 1024
 """Parameter groups whose learning rate is sent: more a detector does not take."""
-NOWHERE = 0
-"""Time that belongs to no phase of the step: evaluation, and the agent's own sampling."""
 
 # What the time before a training forward was spent on, by the phase that it ends. Between two forwards of one backward it
 # is forward work; after a backward that no optimizer step followed, the next micro-batch was loaded.
@@ -60,7 +69,6 @@ class StepProbe:
         details: bool = True,
     ) -> None:
         self._model = model
-        self._background_seconds = background_seconds
         self._period = period
         self._reader = reader
         self._deliver = deliver
@@ -86,17 +94,22 @@ class StepProbe:
         self._inputs = InputProbe(reader) if probes.inputs else None
         self._start_known = start_step is not None
 
-        self.phase = STARTING
-        self.phase_since = perf_counter()
+        self.phases = PhaseTimes(reader.clock)
+        self._last_gradient = LastGradient(
+            model,
+            guard,
+            any_ready=self._on_any_ready,
+            learned=self._on_learned,
+            ready=self._on_ready,
+            over=self._on_backward_end,
+        )
+        self._cost = SampleCost(guard, period, background_seconds)
         self.next_step = self.first_step = start_step or 0
         self.last_step = self.collectives = -1
         self.ddp_iteration = 0 if model.wrapper is not None else -1
         self.typical_step_seconds = 0.0
 
-        self._seconds = [0.0] * 8
         self._forwards = self._micro_batches = self._synchronised = 0
-        self._step_ended = NAN
-        self._last_ready: Any = None
         self._evaluation_trains = False
         self._losses = Losses()
         self._pending: StepRecord | None = None
@@ -112,22 +125,15 @@ class StepProbe:
         """The step whose first forward or backward has been seen."""
         self._sampling = self._stepping = False
         """Whether this step is sampled; whether optimizer.step has begun and not ended."""
-        self._sample_cost = self._sample_cpu = self._sampling_seconds = 0.0
-        self._sampled_at = (0, 0.0, 0.0)
         self._handles: list[Any] = []
-        self._learned: list[Any] = []
 
     # --- installation -------------------------------------------------------------------------------------------
 
     def install(self) -> None:
         """Puts the hooks on the model; those on the optimizer come with `adopt`."""
         from torch import is_grad_enabled
-        from torch.autograd import Variable
 
         self._grad_enabled = is_grad_enabled
-        # torch's own wrappers (DDP, FSDP) end their work in the same way.
-        self._queue_callback: Callable[[Callable[[], None]], None] = Variable._execution_engine.queue_callback  # noqa: SLF001
-        self._ended = Hook(self._guard, self._on_backward_end)
         model, add = self._model, self._handles.append
         if model.compiled or model.wrapper is None:
             add(self._before_forward(model.given, self._on_forward))
@@ -138,7 +144,7 @@ class StepProbe:
             add(model.inner.register_forward_hook(Hook(self._guard, self._on_forward_end)))
         elif model.wrapper is not None:
             add(self._before_forward(model.wrapper, self._on_wrapper_forward))
-        self._learn_last_parameter()
+        self._last_gradient.learn()
 
     def _before_forward(self, module: torch.nn.Module, function: Callable[..., object]) -> Any:
         return module.register_forward_pre_hook(Hook(self._guard, function), with_kwargs=True)
@@ -152,10 +158,10 @@ class StepProbe:
 
     def remove(self) -> None:
         """Takes all hooks off and hands on what is pending."""
-        for handle in (*self._handles, *self._learned):
+        for handle in self._handles:
             handle.remove()
         self._handles.clear()
-        self._learned.clear()
+        self._last_gradient.remove()
         self._sampled_pass.disarm()
         if self._anchor is not None:
             self._anchor.remove()
@@ -163,24 +169,7 @@ class StepProbe:
             self._saturation.take()
         self._hand_on()
 
-    def _learn_last_parameter(self) -> None:
-        """Puts a hook on every parameter for one backward, to learn which gradient is ready last."""
-        self._last_ready = None
-        for handle in self._learned:
-            handle.remove()
-        self._learned = [
-            each.register_post_accumulate_grad_hook(Hook(self._guard, self._on_any_ready))
-            for each in self._model.trainable
-        ]
-
     # --- hooks, in the order of a step --------------------------------------------------------------------------
-
-    def _enter(self, phase: int, now: float, charge: int) -> None:
-        self._seconds[charge] += now - self.phase_since
-        self.phase = phase
-        self.phase_since = now
-        if self._reader.clock is not None:
-            self._reader.clock.mark(charge)
 
     def _on_wrapper_forward(
         self, now: float, module: torch.nn.Module, arguments: tuple[Any, ...], keywords: Mapping[str, Any]
@@ -192,13 +181,13 @@ class StepProbe:
             self.ddp_iteration += 1
             self._synchronised += 1
         if not self._model.compiled:
-            self.phase = SYNC
+            self.phases.now = SYNC
 
     def _on_forward(
         self, now: float, module: torch.nn.Module, arguments: tuple[Any, ...], keywords: Mapping[str, Any]
     ) -> None:
-        if self.phase == SYNC and self._forwards:
-            self._enter(FORWARD, now, SYNC)
+        if self.phases.now == SYNC and self._forwards:
+            self.phases.enter(FORWARD, now, SYNC)
             if self._sampling and self._forwards == 1:
                 # DDP has just broadcast the buffers of rank 0: only now are they meant to be equal.
                 cpu = process_time()
@@ -217,21 +206,21 @@ class StepProbe:
     ) -> bool:
         """Whether this is a forward that trains; in evaluation, only the phase changes."""
         if not self._grad_enabled() or not (module.training or self._evaluation_trains):
-            if not module.training and self.phase in {STARTING, INPUT, OPTIMIZER}:
-                self._enter(EVALUATION, now, INPUT)
+            if not module.training and self.phases.now in {STARTING, INPUT, OPTIMIZER}:
+                self.phases.enter(EVALUATION, now, INPUT)
             return False
-        charge = _BEFORE_FORWARD[self.phase]
+        charge = _BEFORE_FORWARD[self.phases.now]
         if not self._forwards:
             self._hand_on()
             self._begin_step()
             self._sampling = self._period.hits(self.next_step)
-            self._enter(FORWARD, now, charge)
+            self.phases.enter(FORWARD, now, charge)
             if self._sampling:
                 cpu = process_time()
                 self._arm()
                 self._skip_own_time(now, cpu)
         else:
-            self._enter(FORWARD, now, charge)
+            self.phases.enter(FORWARD, now, charge)
         self._forwards += 1
         if self._inputs is not None:
             self._inputs.see(arguments, keywords)
@@ -259,45 +248,27 @@ class StepProbe:
 
     def _skip_own_time(self, began: float, cpu_began: float) -> None:
         now = perf_counter()
-        self._sample_cost += now - began
-        self._sample_cpu += process_time() - cpu_began
-        self._enter(self.phase, now, NOWHERE)
+        self._cost.add(now - began, process_time() - cpu_began)
+        self.phases.enter(self.phases.now, now, NOWHERE)
 
     def _on_forward_end(self, now: float, *_: object) -> None:
-        if self.phase == FORWARD:
-            self._enter(BACKWARD, now, FORWARD)
+        if self.phases.now == FORWARD:
+            self.phases.enter(BACKWARD, now, FORWARD)
             if self._sampling and self._saturation is not None and self._forwards == 1:
                 self._saturated = self._saturation.take()
 
-    def _on_any_ready(self, now: float, parameter: torch.Tensor) -> None:
-        if self._last_ready is None:
-            self._queue_callback(self._on_learned)
-        self._last_ready = parameter
+    def _on_any_ready(self, now: float) -> None:
         # Until the last is known, every gradient might be it.
-        self._enter(SYNC, now, SYNC if self.phase == SYNC else BACKWARD)
+        self.phases.enter(SYNC, now, SYNC if self.phases.now == SYNC else BACKWARD)
 
     def _on_learned(self) -> None:
-        """At the end of the first backward: keeps the hook of the parameter that was ready last."""
-        try:
-            last, self._last_ready = self._last_ready, None
-            for handle in self._learned:
-                handle.remove()
-            self._learned = []
-            if last is not None:
-                self._learned.append(
-                    last.register_post_accumulate_grad_hook(Hook(self._guard, self._on_ready))
-                )
-            # The times before the last gradient were counted as waiting.
-            self._seconds[BACKWARD] += self._seconds[SYNC]
-            self._seconds[SYNC] = 0.0
-            self._micro_batches += 1
-            self._queue_callback(self._later)
-        except Exception as error:
-            self._guard.failed(error)
+        # The times before the last gradient were counted as waiting.
+        self.phases.wait_was_backward()
+        self._micro_batches += 1
 
-    def _on_ready(self, now: float, _parameter: torch.Tensor) -> None:
+    def _on_ready(self, now: float) -> None:
         """All local gradients of this micro-batch are there; what follows is waiting for other ranks."""
-        if self.phase == EVALUATION:
+        if self.phases.now == EVALUATION:
             # Some fine-tune a model in evaluation mode.
             self._evaluation_trains = True
         if not self._forwards:
@@ -305,26 +276,11 @@ class StepProbe:
             if self._began != self.next_step:
                 self._begin_step()
         self._micro_batches += 1
-        self._enter(SYNC, now, BACKWARD)
-        self._queue_callback(self._soon)
-
-    # The engine runs callbacks in the order of their queueing. DDP queues its wait for the last bucket after this hook, and
-    # with a static graph from a callback of its own: the third in a row comes after both.
-    def _soon(self) -> None:
-        try:
-            self._queue_callback(self._later)
-        except Exception as error:
-            self._guard.failed(error)
-
-    def _later(self) -> None:
-        try:
-            self._queue_callback(self._ended)
-        except Exception as error:
-            self._guard.failed(error)
+        self.phases.enter(SYNC, now, BACKWARD)
 
     def _on_backward_end(self, now: float) -> None:
-        if self.phase == SYNC:
-            self._enter(OPTIMIZER, now, SYNC)
+        if self.phases.now == SYNC:
+            self.phases.enter(OPTIMIZER, now, SYNC)
         # After every micro-batch: which of them is the last, only the optimizer's step will tell.
         self._produced = self._take_fingerprint(self._sentinel)
         if self._anchor is not None:
@@ -341,8 +297,10 @@ class StepProbe:
     def _on_optimizer(self, now: float, optimizer: torch.optim.Optimizer, *_: object) -> None:
         # First: whatever fails below, the step is one.
         self._stepping = True
-        self._enter(
-            OPTIMIZER, now, self.phase if self.phase in {FORWARD, BACKWARD, SYNC, OPTIMIZER} else INPUT
+        self.phases.enter(
+            OPTIMIZER,
+            now,
+            self.phases.now if self.phases.now in {FORWARD, BACKWARD, SYNC, OPTIMIZER} else INPUT,
         )
         if not self._start_known:
             self._start_known = True
@@ -369,18 +327,18 @@ class StepProbe:
     def _on_optimizer_end(self, now: float, optimizer: torch.optim.Optimizer, *_: object) -> None:
         if not self._stepping:
             # The step of a subclass that ends after its parent's: one step, two calls of hooks.
-            self._enter(INPUT, now, OPTIMIZER)
+            self.phases.enter(INPUT, now, OPTIMIZER)
             return
         self._stepping = False
         pending = self._pending
         if pending is not None and not self._micro_batches and not self._forwards:
             # The same gradients applied once more.
-            self._enter(INPUT, now, OPTIMIZER)
+            self.phases.enter(INPUT, now, OPTIMIZER)
             pending.optimizer_steps += 1
             return
         record = None
         try:
-            self._enter(INPUT, now, OPTIMIZER)
+            self.phases.enter(INPUT, now, OPTIMIZER)
             self._hand_on()
             record = self._close_record(now, optimizer)
         finally:
@@ -393,8 +351,7 @@ class StepProbe:
             self._pending = record
             self._end_step(now)
         if record.sampled is not None:
-            self._settle_sample(record.step)
-            self._sample_cost = self._sample_cpu = 0.0
+            self._cost.settle(record.step, self._sampled_pass.hook_seconds)
 
     def _close_record(self, now: float, optimizer: torch.optim.Optimizer) -> StepRecord:
         self.collectives = self._collectives()
@@ -405,7 +362,7 @@ class StepProbe:
             learning_rates=tuple(
                 [self._reader.number(group.get("lr", NAN)) for group in optimizer.param_groups[:_MOST_RATES]]
             ),
-            seconds=self._phase_seconds(now),
+            seconds=self.phases.of_step(now, seen=bool(self._forwards)),
             ddp_iteration=self.ddp_iteration,
             collectives=self.collectives,
             gradient_fingerprint=self._fingerprint,
@@ -425,8 +382,8 @@ class StepProbe:
             self.typical_step_seconds = typical + 0.05 * (min(record.seconds[0], 4 * typical) - typical)
         if self._reader.clock is not None:
             record.clock = self._reader.clock.close()
-        if not self._micro_batches and self._forwards and not self._learned_now():
-            self._learn_last_parameter()
+        if not self._micro_batches and self._forwards and not self._last_gradient.is_learning:
+            self._last_gradient.learn()
         return record
 
     def _close_sample(self, record: StepRecord, optimizer: torch.optim.Optimizer) -> None:
@@ -449,49 +406,13 @@ class StepProbe:
     def _end_step(self, now: float) -> None:
         self.last_step = self.next_step
         self.next_step += 1
-        self._step_ended = now
+        self.phases.end_step(now)
         self._forwards = self._micro_batches = self._synchronised = 0
         self._sampling = False
         # Of this step only: what the next one cannot read is unknown, and not what this one read.
         self._produced = self._fingerprint = self._before = -1
         self._readings = None
         self._losses = Losses()
-        for index in range(len(self._seconds)):
-            self._seconds[index] = 0.0
-
-    def _settle_sample(self, step: int) -> None:
-        """Tells the period what this sample cost, and what the steps since the sample before took of the CPU."""
-        in_hooks = self._sampled_pass.hook_seconds
-        self._guard.seconds += in_hooks
-        cpu_seconds = self._sample_cpu + in_hooks
-        self._sampling_seconds += self._sample_cost + in_hooks
-        # What everything else takes. The hook at hand is not in the guard's account yet, the last time as little as now.
-        cpu, own = process_time(), self._guard.seconds - self._sampling_seconds + self._background_seconds()
-        step_before, cpu_before, own_before = self._sampled_at
-        self._sampled_at = (step, cpu, own)
-        steps = step - step_before
-        known = cpu_before and steps > 0
-        step_cpu = (cpu - cpu_before - cpu_seconds) / steps if known else 0.0
-        other = max(own - own_before, 0.0) / steps if known else 0.0
-        self._period.observe_cost(self._sample_cost + in_hooks, cpu_seconds, step_cpu, other)
-
-    def _learned_now(self) -> bool:
-        return len(self._learned) > 1
-
-    def _phase_seconds(self, now: float) -> tuple[float, float, float, float, float, float]:
-        seconds = self._seconds
-        if not self._forwards:
-            # Called in a way the hooks do not see (torch.compile, `model.forward`): better no answer than a wrong one.
-            return (now - self._step_ended, NAN, NAN, NAN, seconds[SYNC], seconds[OPTIMIZER])
-        entry = seconds[INPUT] if self._step_ended == self._step_ended else NAN
-        return (
-            now - self._step_ended,
-            entry,
-            seconds[FORWARD],
-            seconds[BACKWARD],
-            seconds[SYNC],
-            seconds[OPTIMIZER],
-        )
 
     def _restore_step(self, optimizer: torch.optim.Optimizer) -> None:
         """A checkpoint may have been loaded between `attach` and the first step."""
