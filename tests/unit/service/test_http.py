@@ -30,6 +30,7 @@ from stallwatch.detector.service.counters import (
 )
 from support.analyzer_inputs import a_run
 from support.http_server import serving
+from support.read_model import Analyses
 
 RUN = "team/run:1"
 NASTY = "<script>alert('1')</script> & \"more\""
@@ -66,7 +67,7 @@ RUN_FIELDS = [
 ]
 
 
-class Model:
+class Model(Analyses):
     """One run that was replayed, dressed up with everything a run can have."""
 
     def __init__(self) -> None:
@@ -107,38 +108,8 @@ class Model:
             stalled_gpu_seconds={"plateau": 3.5},
             dropped_steps={"buffer_full": 4},
         )
-
-    async def views(self):
-        """All runs."""
-        return [self.seen]
-
-    async def view(self, run):
-        """One run."""
-        return self.seen if run == RUN else None
-
-    async def findings(self, _run):
-        """Its findings."""
-        return self.all
-
-    async def ranks(self, _run):
-        """Its ranks."""
-        return self.analysis.ranks()
-
-    async def events(self, _run):
-        """What changed."""
-        return self.analysis.events()
-
-    async def states(self, _run):
-        """What it was called."""
-        return self.analysis.states()
-
-    async def series_names(self, _run):
-        """Its series."""
-        return self.analysis.series_names()
-
-    async def series(self, _run, name, first, last, points):
-        """One series."""
-        return self.analysis.series(name, first, last, points)
+        super().__init__({RUN: self.analysis})
+        self.shown = {(RUN, "view"): self.seen, (RUN, "findings"): self.all}
 
 
 @pytest.fixture(scope="module")

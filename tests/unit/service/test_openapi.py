@@ -23,48 +23,10 @@ from stallwatch.detector.store import Store, sqlite_url
 from support.analyzer_inputs import a_run
 from support.http_server import serving
 from support.openapi import problems
+from support.read_model import Analyses
 
 RUN = "team/run:1"
 BELOW = f"{RUNS_PATH}/{{rest:path}}"
-
-
-class Model:
-    """One run that was replayed."""
-
-    def __init__(self) -> None:
-        self.analysis = snapshot.decode(snapshot.encode(replay_inputs(a_run(RUN, nan_at_batch=3), "test")))
-
-    async def views(self):
-        """All runs."""
-        return [self.analysis.view()]
-
-    async def view(self, run):
-        """One run."""
-        return self.analysis.view() if run == RUN else None
-
-    async def findings(self, _run):
-        """Its findings."""
-        return self.analysis.findings()
-
-    async def ranks(self, _run):
-        """Its ranks."""
-        return self.analysis.ranks()
-
-    async def events(self, _run):
-        """What changed."""
-        return self.analysis.events()
-
-    async def states(self, _run):
-        """What it was called."""
-        return self.analysis.states()
-
-    async def series_names(self, _run):
-        """Its series."""
-        return self.analysis.series_names()
-
-    async def series(self, _run, name, first, last, points):
-        """One series."""
-        return self.analysis.series(name, first, last, points)
 
 
 async def no_problems():
@@ -77,8 +39,9 @@ def app(tmp_path):
     """The application over a replayed run and a real store."""
     store = Store(sqlite_url(tmp_path))
     store.prepare()
-    model = Model()
-    view = model.analysis.view()
+    analysis = snapshot.decode(snapshot.encode(replay_inputs(a_run(RUN, nan_at_batch=3), "test")))
+    model = Analyses({RUN: analysis})
+    view = analysis.view()
 
     def shown():
         return [(view, view.findings)]
