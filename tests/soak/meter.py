@@ -55,12 +55,14 @@ class Meter:
     def sample(self) -> None:
         """Look at all of them now."""
         now = time.monotonic()
-        for name, process in self._processes():
-            with suppress(psutil.Error):
-                with process.oneshot():
-                    self.add(name, process.pid, "bytes", process.memory_info().rss, now)
-                    self.add(name, process.pid, "threads", process.num_threads(), now)
-                self.add(name, process.pid, "files", process.num_fds(), now)
+        # Any of them may end at any time.
+        with suppress(psutil.Error):
+            for name, process in self._processes():
+                with suppress(psutil.Error):
+                    with process.oneshot():
+                        self.add(name, process.pid, "bytes", process.memory_info().rss, now)
+                        self.add(name, process.pid, "threads", process.num_threads(), now)
+                    self.add(name, process.pid, "files", process.num_fds(), now)
 
     def add(self, name: str, pid: int, what: str, value: float, now: float) -> None:
         """One sample of anything."""

@@ -33,7 +33,7 @@ import psutil  # noqa: E402  found by the line above, as all below
 
 from soak.meter import Meter, Trend  # noqa: E402
 from soak.readers import READ_SECONDS, SCRAPE_SECONDS, Readers  # noqa: E402
-from soak.schedule import Faults, analyzers, started  # noqa: E402
+from soak.schedule import Faults, analyzers  # noqa: E402
 from soak.traffic import SoakRun, Traffic, every  # noqa: E402
 from support.monitoring import Receiver  # noqa: E402
 from support.relay import Relay  # noqa: E402
@@ -167,7 +167,7 @@ def soak(folder: Path, minutes: float, say: Callable[[str], None] = print) -> Re
         receiver.answers = [500, 503, 200] * 20_000
         service = Service(folder / "service", "--record", str(folder / "recordings"), environment=environment)
         try:
-            _soak(started(service), folder, seconds, report, say)
+            _soak(service.start(), folder, seconds, report, say)
         finally:
             # Whatever state it is in.
             service.__exit__()
@@ -205,6 +205,9 @@ def _under_traffic(
 ) -> None:
     def processes() -> list[tuple[str, psutil.Process]]:
         assert service.process is not None
+        if not psutil.pid_exists(service.process.pid):
+            # Killed, and not started again yet.
+            return job.ranks()
         steady = {f"soak/lasting-{number}" for number in range(LASTING - 1)} | {"soak/sick", JOB_RUN}
         own = [("analyzer of " + run, process) for run, process in analyzers(service) if run in steady]
         return [("service", psutil.Process(service.process.pid)), *own, *job.ranks()]

@@ -16,11 +16,9 @@ import psutil
 from soak.readers import Readers
 from support.relay import Relay
 from support.service import Service
-from support.waiting import wait_until
 
 LOCK_SECONDS = 10.0
 SLOW_SECONDS = 20.0
-START_SECONDS = 240.0
 
 
 class Faults:
@@ -51,7 +49,7 @@ class Faults:
         """The service dies without warning, and is started again."""
         self._service.kill()
         self.done.append("service killed")
-        started(self._service)
+        self._service.start()
 
     def lock_store(self) -> None:
         """Somebody else holds the store's lock."""
@@ -81,20 +79,6 @@ class Faults:
             held.execute("BEGIN IMMEDIATE")
             threading.Event().wait(LOCK_SECONDS)
             held.execute("ROLLBACK")
-
-
-def started(service: Service) -> Service:
-    """Start it, again if need be: on a full machine Ray may not start in its time, and a supervisor tries again too."""
-
-    def starts() -> bool:
-        try:
-            service.start()
-        except AssertionError:
-            return False
-        return True
-
-    wait_until("the service", starts, START_SECONDS)
-    return service
 
 
 def analyzers(service: Service) -> Iterator[tuple[str, psutil.Process]]:

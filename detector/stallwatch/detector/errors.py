@@ -45,5 +45,9 @@ class RayLostError(StallwatchError):
     """The Ray node that this process works through is gone: only a new process can join another."""
 
 
+class RayStartError(StallwatchError):
+    """The embedded Ray has not started: the machine may have been too busy, so that another try is worth it."""
+
+
 class UnauthenticatedError(StallwatchError):
     """Nobody is known by what was sent. The message never holds what was sent."""

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from stallwatch.detector.errors import UsageError
+from stallwatch.detector.errors import RayStartError, UsageError
 
 NAMESPACE = "stallwatch"
 CONNECT_SECONDS = 5.0
@@ -97,14 +97,22 @@ def _start_embedded() -> None:
     _quiet()
     import ray
 
-    ray.init(
-        address="local",
-        num_cpus=1,
-        object_store_memory=EMBEDDED_OBJECT_STORE_BYTES,
-        include_dashboard=False,
-        _node_ip_address="127.0.0.1",
-        **_common(),
-    )
+    try:
+        ray.init(
+            address="local",
+            num_cpus=1,
+            object_store_memory=EMBEDDED_OBJECT_STORE_BYTES,
+            include_dashboard=False,
+            _node_ip_address="127.0.0.1",
+            **_common(),
+        )
+    # It raises whatever it likes, a bare Exception when its 30 s are over.
+    except Exception as error:
+        first = (str(error).splitlines() or [type(error).__name__])[0]
+        raise RayStartError(
+            f"the embedded Ray has not started ({first}): start the detector again, with more memory and cores if it stays so, "
+            "or give it a cluster by --ray-address"
+        ) from error
 
 
 def _join(address: str) -> None:
