@@ -146,3 +146,19 @@ def test_a_wrong_address_fails_within_15_seconds_and_starts_nothing(tmp_path, ad
     assert re.search(says.format(**values), sentence)
     assert processes_under(tmp_path) == []
     assert not (tmp_path / "data" / "service.json").exists()
+
+
+def test_an_embedded_ray_that_does_not_start_ends_the_service_with_a_sentence(tmp_path):
+    """Exit code 1: whoever supervises it starts it again."""
+    command = [sys.executable, "-m", "stallwatch.detector", "serve", "--data-dir", str(tmp_path)]
+    done = subprocess.run(
+        [*command, "--grpc-port", "0", "--http-port", "0"],
+        env={**os.environ, "RAY_TMPDIR": "/proc/nowhere"},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith("stallwatch: the embedded Ray has not started ([Errno 2]")
+    assert len(done.stderr.splitlines()) == 1
