@@ -21,7 +21,8 @@ from fuzz.memory import resident_kib
 STRUCTURED_SHARE = 0.6
 """Of mutations, where a target has its own; the others are libFuzzer's on bytes."""
 REPORTS = 50
-TIMEOUT_SECONDS = 10
+TIMEOUT_SECONDS = 30
+"""By the clock on the wall: on a full machine a process may not have its turn for 10."""
 MEMORY_MB = 3000
 
 

@@ -184,6 +184,25 @@ def earlier(request, tmp_path_factory):
     return fixture(f"format-{request.param}.snapshot.gz"), inputs, int(0.7 * len(inputs))
 
 
+@pytest.mark.parametrize(
+    "array",
+    [
+        {"dtype": ",", "shape": [2], "data": b"0" * 16},
+        {"dtype": "|O", "shape": [2], "data": b"0" * 16},
+        {"dtype": "<f8", "shape": [2], "data": np.array([np.inf, 0.0]).tobytes()},
+        {"dtype": "<i8", "shape": [3], "data": b"0" * 16},
+        {"dtype": "<i8"},
+    ],
+)
+def test_an_earlier_format_with_arrays_that_are_none_is_refused(earlier, array):
+    """By the one error that says so."""
+    old, _inputs, _taken = earlier
+    body = msgspec.msgpack.decode(old[HEADER_BYTES:])
+    body["state"]["ranks"]["last_received"] = array
+    with pytest.raises(SnapshotError, match="cannot be migrated"):
+        decode(sealed(struct.unpack_from(">H", old, 10)[0], msgspec.msgpack.encode(body)))
+
+
 def test_a_snapshot_of_an_earlier_format_goes_on(earlier):
     """As an analysis does that this version has made from the beginning, but for where data was missing before."""
     old, inputs, taken = earlier

@@ -10,7 +10,8 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+
+from stallwatch.detector.engine.arrays import from_plain, to_plain
 
 Body = dict[str, Any]
 """What a snapshot holds, decoded without classes; an array is a map of `dtype`, `shape` and `data`."""
@@ -33,20 +34,12 @@ def _from_2(body: Body) -> None:
     after the migration would not be noticed.
     """
     state, ranks = body["state"], body["state"]["ranks"]
-    last, first, steps = (_array(ranks[name]) for name in ("last_received", "first_step", "steps"))
+    last, first, steps = (from_plain(ranks[name]) for name in ("last_received", "first_step", "steps"))
     spans = np.where(first >= 0, last - first + 1, 0)
     missing = int(np.maximum(spans - steps, 0).sum())
     state["gaps"] = {"gaps": [], "claims": {}, "unplaced": state["steps_missing"] + missing}
-    ranks["next_step"] = _plain(np.where(first >= 0, last + 1, -1))
+    ranks["next_step"] = to_plain(np.where(first >= 0, last + 1, -1))
 
 
 MIGRATIONS: dict[int, Callable[[Body], None]] = {2: _from_2}
 """By the format that they start from. All from the last minor version's on are here."""
-
-
-def _array(plain: dict[str, Any]) -> NDArray[np.int64]:
-    return np.frombuffer(plain["data"], np.dtype(plain["dtype"])).reshape(plain["shape"])
-
-
-def _plain(array: NDArray[np.int64]) -> dict[str, Any]:
-    return {"dtype": array.dtype.str, "shape": list(array.shape), "data": array.tobytes()}

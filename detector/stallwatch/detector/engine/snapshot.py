@@ -24,6 +24,7 @@ from stallwatch.detector.analysis.config import AnalysisConfig
 from stallwatch.detector.analysis.ranks import SequenceLedger
 from stallwatch.detector.analysis.run import RunAnalysis
 from stallwatch.detector.analysis.state import RunState
+from stallwatch.detector.engine.arrays import from_plain, to_plain
 from stallwatch.detector.engine.migrations import FORMAT, MIGRATIONS, migrate
 
 _MAGIC = b"STALLWATCH"
@@ -31,8 +32,6 @@ _HEADER = struct.Struct(f">{len(_MAGIC)}sHQ32s")
 _DIGEST_BYTES = 32
 _BODY_ONLY = 2
 _CONFIG = "config"
-_ARRAYS = frozenset(np.dtype(code).str for code in ("?", *np.typecodes["AllInteger"], "e", "f", "d"))
-"""Types of arrays that state may hold."""
 
 
 class SnapshotError(ValueError):
@@ -143,7 +142,7 @@ def _body(data: bytes) -> bytes | memoryview:
         )
     try:
         return _ENCODER.encode(migrate(msgspec.msgpack.decode(body), version))
-    except (msgspec.MsgspecError, LookupError, TypeError, ValueError) as error:
+    except (msgspec.MsgspecError, ArithmeticError, LookupError, TypeError, ValueError) as error:
         raise SnapshotError(f"snapshot of format {version} cannot be migrated: {error!r}") from error
 
 
@@ -163,7 +162,7 @@ def _restore(stored: dict[str, msgspec.Raw], live: dict[str, Any]) -> None:
 
 def _to_plain(value: object) -> object:
     if isinstance(value, np.ndarray):
-        return {"dtype": value.dtype.str, "shape": value.shape, "data": value.tobytes()}
+        return to_plain(value)
     if isinstance(value, np.generic):
         return value.item()
     raise NotImplementedError(f"state holds a {type(value).__name__}, which no snapshot can hold")
@@ -172,10 +171,7 @@ def _to_plain(value: object) -> object:
 def _from_plain(wanted: type, value: Any) -> object:
     if getattr(wanted, "__origin__", wanted) is not np.ndarray:
         raise NotImplementedError(f"state holds a {wanted}, which no snapshot can hold")
-    # By name, before numpy reads it: it takes whole expressions for a type.
-    if (code := value["dtype"]) not in _ARRAYS:
-        raise ValueError(f"an array of {code!r} is none of ours")
-    return np.frombuffer(value["data"], np.dtype(code)).reshape(value["shape"]).copy()
+    return from_plain(value).copy()
 
 
 _ENCODER = msgspec.msgpack.Encoder(enc_hook=_to_plain)
