@@ -24,8 +24,6 @@ QUIET_SECONDS = 3.0
 _ENVIRONMENT = {
     "STALLWATCH_FINISHED_RUN_SECONDS": "15",
     "STALLWATCH_SILENT_RUN_SECONDS": "120",
-    # Ray's own 15 leaves an analyzer a thirtieth of a machine that is full of jobs: starting takes it minutes.
-    "RAY_worker_niceness": "5",
 }
 
 

@@ -26,8 +26,6 @@ IDLE_JOBS = 4
 _SERVICE_ENVIRONMENT = {
     "STALLWATCH_FINISHED_RUN_SECONDS": "5",
     "STALLWATCH_SILENT_RUN_SECONDS": "20",
-    # Ray's own 15 leaves an analyzer a thirtieth of a machine that is full of jobs: starting takes it minutes.
-    "RAY_worker_niceness": "5",
 }
 """Each run in memory is a process; runs that are over leave soon, and are read from the store from then on."""
 

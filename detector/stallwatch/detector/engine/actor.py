@@ -30,7 +30,9 @@ from stallwatch.v1 import analyzer_pb2
 BUSY_SECONDS = 2.0
 """How long the thread that writes snapshots waits for another process's transaction."""
 WRITE_SECONDS = 0.05
-"""How long a poll waits for a snapshot to be on disk, before the analyzer goes on with what agents send."""
+"""How long a poll waits for a snapshot to be on disk when somebody who said goodbye, and the training for its agent, waits for it.
+
+Otherwise the analyzer goes on with what agents send, and they hear of it with the next."""
 SNAPSHOT_SHARE = 0.05
 """Snapshots may take at most this share of the time: long ones are taken less often."""
 
@@ -135,7 +137,7 @@ class RunAnalyzer:
             self._recorder.flush()
         self._settle(0.0)
         if self._second_is_due or time.monotonic() >= self._next_snapshot_at:
-            self._save(WRITE_SECONDS)
+            self._save(WRITE_SECONDS if self._durability.someone_leaves else 0.0)
         return self._show()
 
     def compare(self, now: float, family: bytes) -> str:

@@ -18,6 +18,8 @@ CONNECT_SECONDS = 5.0
 """To reach the port of the cluster's head."""
 JOIN_SECONDS = 10.0
 """To join the cluster once the port was reached."""
+NICENESS = 5
+"""Of analyzers in an embedded Ray, below the gateway's 0."""
 EMBEDDED_OBJECT_STORE_BYTES = 80 * 1024 * 1024
 """Next to the least that Ray takes: what goes through it here is small."""
 
@@ -94,6 +96,8 @@ def _start_embedded() -> None:
         # A token of its own, in memory: Ray would write one into the home directory, which a container may not allow.
         os.environ["RAY_AUTH_MODE"] = "token"
         os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
+    # Ray's own 15 leaves an analyzer a thirtieth of a core that something else wants: starting takes it minutes.
+    os.environ.setdefault("RAY_worker_niceness", str(NICENESS))
     _quiet()
     import ray
 

@@ -40,6 +40,11 @@ class Durability:
         """When the durable sequence of a process last moved, by the monotonic clock."""
 
     @property
+    def someone_leaves(self) -> bool:
+        """Whether a process that said goodbye is not told yet that all it sent is durable."""
+        return bool(self._parting)
+
+    @property
     def is_behind(self) -> bool:
         """Whether something that is in the last snapshot is not in the one before."""
         return bool(self._parting) or self._saved != self._durable
