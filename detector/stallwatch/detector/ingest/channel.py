@@ -120,6 +120,8 @@ class RunChannel:
         self._held: dict[object, float] = {}
         self._untold: dict[RankKey, Progress] = {}
         self._news = asyncio.Event()
+        self.queued = 0
+        """Inputs, so far."""
         self._tasks = (
             asyncio.create_task(metered(meter, self._run_pump()), name=f"pump {self.run}"),
             asyncio.create_task(metered(meter, self._tell()), name=f"tell {self.run}"),
@@ -129,6 +131,11 @@ class RunChannel:
     def streams(self) -> int:
         """How many streams are open."""
         return len(self._listeners)
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether the analyzer has everything that was queued, or is gone."""
+        return self._idle.is_set()
 
     def attach(self, key: RankKey, listener: Listener) -> None:
         """Add the stream of a rank process; an older one of the same process is ended."""
@@ -160,6 +167,7 @@ class RunChannel:
         data = item.SerializeToString()
         self._queue.append((data, item.received_unix_seconds))
         self._count(1, len(data))
+        self.queued += 1
         self._idle.clear()
         self._work.set()
 

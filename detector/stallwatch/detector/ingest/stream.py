@@ -114,7 +114,12 @@ class RankStream:
             if self._said_goodbye and not self._ending.done() and not writing.done():
                 tasks.append(settling := asyncio.create_task(self._settle(writing)))
                 over = {settling, self._ending}
-                await asyncio.wait(over, timeout=LAST_WORDS_SECONDS, return_when=asyncio.FIRST_COMPLETED)
+                done, _ = await asyncio.wait(
+                    over, timeout=LAST_WORDS_SECONDS, return_when=asyncio.FIRST_COMPLETED
+                )
+                if not done:
+                    # An agent that has the time says it again; one whose stream ends well takes all for safe.
+                    self.end(f"not all is on disk {LAST_WORDS_SECONDS:g} s after the goodbye")
         finally:
             for task in tasks:
                 task.cancel()

@@ -32,6 +32,8 @@ class LiveRun:
         self.client = client
         self.channel = channel
         self.shown = shown
+        self._shown_of = -1
+        """How many inputs had been queued, and applied, when it was asked for what is shown; -1 when some were not applied."""
         self._on_poll = on_poll
         self._told: frozenset[Progress] = frozenset()
         self._polling = asyncio.create_task(
@@ -49,7 +51,8 @@ class LiveRun:
 
     def is_over(self, finished_seconds: float, silent_seconds: float) -> bool:
         """Whether nobody speaks for this run any more, for so long that it need not be held in memory."""
-        if self.channel.streams:
+        # What is shown of a time before the last input says nothing: a new run seems to have been silent for ever.
+        if self.channel.streams or self._shown_of != self.channel.queued:
             return False
         limit = finished_seconds if self.shown.view.state == "finished" else silent_seconds
         return self.shown.idle_seconds > limit
@@ -66,8 +69,10 @@ class LiveRun:
     async def _poll_on(self) -> None:
         while True:
             started = time.monotonic()
+            applied = self.channel.queued if self.channel.is_idle else -1
             try:
                 self.take(await self.client.poll(self.channel.horizon(time.time())))
+                self._shown_of = applied
             except AnalyzerLostError as error:
                 self.channel.lose(str(error))
                 return
