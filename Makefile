@@ -62,7 +62,7 @@ bench-kill: setup ## Kills an analyzer 200 times, and a detector 10 times, at ra
 bench-flood: setup ## What floods of one run do to the latency of another
 	@$(BIN)/python tests/bench/flood.py $(ARGS)
 
-fuzz: setup ## Fuzzes whatever takes bytes or text from outside, a million inputs a target; ARGS="--target wire --runs 20000" for less
+fuzz: setup ## Fuzzes whatever takes bytes or text from outside, a million inputs a target; ARGS="--target wire --runs 20000" for less, --jobs 2 for two at a time
 	@$(BIN)/python tests/fuzz/run.py $(ARGS)
 
 soak: setup ## An hour of traffic and faults, then everything is counted; ARGS="--minutes 5" for less
