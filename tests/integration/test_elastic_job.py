@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -41,13 +43,27 @@ def torchrun(folder: Path, endpoint: str, ranks: int, *arguments: str) -> str:
     return done.stdout
 
 
+def tell_when_seen(service: Service, folder: Path) -> None:
+    """Let the rank of the first attempt die once the detector has steps of both."""
+    path = f"/api/v1/runs/{RUN}/ranks"
+    wait_until("the first attempt", lambda: _both_have_steps(service.get(path)), seconds=100)
+    (folder / "seen").touch()
+
+
+def _both_have_steps(answer: dict[str, Any] | None) -> bool:
+    return answer is not None and [each["steps_received"] > 0 for each in answer["ranks"]] == [True, True]
+
+
 @pytest.mark.timeout(240)
 def test_restarts_and_another_world_size_are_one_run(tmp_path):
     """A rank dies once and torchrun restarts all; later the job goes on with three ranks: no step lost, and nothing to find."""
     with Service(tmp_path / "data") as service:
+        seen = threading.Thread(target=tell_when_seen, args=(service, tmp_path))
+        seen.start()
         torchrun(tmp_path, service.grpc_address, 2, "150", "70")
+        seen.join()
         # The first attempt has said goodbye as well: finished is the second one at its last step.
-        wait_until("the second attempt's end", lambda: run_of(service)["step"] == 149)
+        wait_until("the second attempt's end", lambda: (run_of(service) or {}).get("step") == 149)
         wait_until("the second attempt's end", lambda: run_of(service)["state"] == "finished")
         ranks = service.get(f"/api/v1/runs/{RUN}/ranks")["ranks"]
         assert [each["attempt"] for each in ranks] == [1, 1]
@@ -55,7 +71,7 @@ def test_restarts_and_another_world_size_are_one_run(tmp_path):
         assert [each["steps_missing"] for each in ranks] == [0, 0]
 
         torchrun(tmp_path, service.grpc_address, 3, "220")
-        wait_until("the third attempt's end", lambda: run_of(service)["step"] == 219)
+        wait_until("the third attempt's end", lambda: (run_of(service) or {}).get("step") == 219)
         wait_until("the third attempt's end", lambda: run_of(service)["state"] == "finished")
         view = run_of(service)
         assert (view["world_size"], view["effective_batch_size"]) == (3, 48)

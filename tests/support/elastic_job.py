@@ -17,6 +17,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from stallwatch.agent import attach
 
+SEEN_SECONDS = 60.0
 SAVE_EVERY = 20
 
 
@@ -42,6 +43,10 @@ def main() -> None:
     agent = attach(model, optimizer, sample_every=10)
     for step in range(first, steps):
         if step == dies_at and rank == 1 and os.environ["TORCHELASTIC_RESTART_COUNT"] == "0":
+            # Not before the detector has heard of the attempt: its first analyzer may take longer to start than this to get here.
+            deadline = time.monotonic() + SEEN_SECONDS
+            while not (folder / "seen").exists() and time.monotonic() < deadline:
+                time.sleep(0.05)
             os._exit(3)
         generator = torch.Generator().manual_seed(1000 * step + rank)
         inputs = torch.randn(16, 8, generator=generator)
