@@ -17,7 +17,7 @@ from typing import Any
 from support.waiting import wait_until
 
 START_SECONDS = 90.0
-STARTS = 3
+STARTS = 5
 """On a full machine Ray may not start in its time: then a supervisor tries again, and so does this."""
 STOP_SECONDS = 40.0
 
