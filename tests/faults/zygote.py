@@ -80,6 +80,8 @@ def be_rank(order: dict[str, Any]) -> NoReturn:
         module.run_rank(order["order"], launched=False)
         code = 0
     except SystemExit as end:
+        if isinstance(end.code, str):
+            print(end.code, file=sys.stderr)
         code = end.code if isinstance(end.code, int) else int(end.code is not None)
     except BaseException:
         traceback.print_exc()

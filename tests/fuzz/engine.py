@@ -21,8 +21,10 @@ from fuzz.memory import resident_kib
 STRUCTURED_SHARE = 0.6
 """Of mutations, where a target has its own; the others are libFuzzer's on bytes."""
 REPORTS = 50
+SLOW_SECONDS = 10
+"""Of the CPU: an input that takes more is a finding."""
 TIMEOUT_SECONDS = 30
-"""By the clock on the wall: on a full machine a process may not have its turn for 10."""
+"""By the clock on the wall, for one that never ends: on a full machine a process may not have its turn for 10."""
 MEMORY_MB = 3000
 
 
@@ -40,8 +42,10 @@ class Meter:
 
     def __call__(self, data: bytes) -> None:
         """One input."""
-        started = time.perf_counter()
+        started, cpu = time.perf_counter(), time.thread_time()
         self._one(data)
+        if (taken := time.thread_time() - cpu) > SLOW_SECONDS:
+            raise AssertionError(f"an input took {taken:.1f} s of the CPU")
         self.slowest = max(self.slowest, time.perf_counter() - started)
         self.inputs += 1
         if self.inputs % self._every == 0 or self.inputs == self._runs:

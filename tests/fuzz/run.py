@@ -1,7 +1,7 @@
 """Fuzzes what takes bytes or text from outside: `make fuzz`, or `python tests/fuzz/run.py --target wire --runs 1000000`.
 
 Each target runs in a process of its own under atheris (coverage-guided, libFuzzer), then its inputs are given to it again without
-the fuzzer, to see whether memory grows. A crash, an input that takes longer than 30 s, or growth ends with exit code 1; the
+the fuzzer, to see whether memory grows. A crash, an input that takes over 10 s of the CPU or never ends, or growth ends with exit code 1; the
 input is left in the folder that is named, and `--target T --input FILE` gives it to the target again, with the traceback.
 """
 

@@ -13,9 +13,6 @@ import psutil
 
 MOST_GROWTH = 0.05
 """Of memory, over the time after warm-up, by a straight line through all samples."""
-SHORT_MINUTES = 30.0
-MOST_GROWTH_IN_SHORT = 0.12
-"""In a shorter soak, histories of runs still grow to their bounds, and allocators to what they will reuse."""
 MOST_MORE = 3.0
 """Threads, files or tasks: those of the run or two that may be open more at the end than at the beginning."""
 LEAST_SAMPLES = 10
@@ -30,7 +27,6 @@ class Trend:
     first: float
     last: float
     """Of the line."""
-    most_growth: float = MOST_GROWTH
 
     @property
     def growth(self) -> float:
@@ -41,8 +37,8 @@ class Trend:
     def is_flat(self) -> bool:
         """Whether it does not grow."""
         if self.what.endswith("bytes"):
-            return self.growth <= self.most_growth
-        return self.last - self.first <= max(MOST_MORE, self.most_growth * self.first)
+            return self.growth <= MOST_GROWTH
+        return self.last - self.first <= max(MOST_MORE, MOST_GROWTH * self.first)
 
 
 class Meter:
@@ -71,12 +67,11 @@ class Meter:
     def trends(self, since: float, until: float) -> list[Trend]:
         """Of processes that lived through the whole of this time (monotonic seconds)."""
         found = []
-        most = MOST_GROWTH if until - since >= 0.5 * 60 * SHORT_MINUTES else MOST_GROWTH_IN_SHORT
         for (name, _pid, what), samples in sorted(self._samples.items()):
             kept = [(at, value) for at, value in samples if since <= at <= until]
             if len(kept) < LEAST_SAMPLES or kept[-1][0] - kept[0][0] < 0.8 * (until - since):
                 continue
             at, values = np.array(kept).T
             slope, level = np.polyfit(at - since, values, 1)
-            found.append(Trend(f"{name} {what}", len(kept), level, level + slope * (until - since), most))
+            found.append(Trend(f"{name} {what}", len(kept), level, level + slope * (until - since)))
         return found

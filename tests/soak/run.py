@@ -5,7 +5,7 @@ do, connections are reset, an analyzer is killed, the store is locked, readers a
 and at the end, so that in between one process lives long enough to see whether it grows.
 
 At the end: every step of every run counted once, no finding on a healthy run and the right one on each sick run, no answer of
-500, memory flat within 5 % after warm-up (12 % in less than half an hour), and no more threads, files or tasks.
+500, memory flat within 5 % after warm-up, and no more threads, files or tasks.
 """
 
 from __future__ import annotations

@@ -109,10 +109,10 @@ def one(data: bytes) -> None:
     apply(analysis, analyzer_pb2.AnalyzerInput(received_unix_seconds=now + 1.0, tick=analyzer_pb2.Tick()))
     if analysis.failures:
         raise AssertionError(f"signals or checks raised: {analysis.failures}")
+    saved = snapshot.encode(analysis)
     if zlib.crc32(data) % 8 == 0:
         # These take longer than all of the above.
         _show(analysis)
-        saved = snapshot.encode(analysis)
         assert snapshot.encode(snapshot.decode(saved)) == saved, "what is restored is not what was saved"
 
 

@@ -11,6 +11,7 @@ import pickle
 import subprocess
 import sys
 from collections.abc import Iterator
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -149,6 +150,7 @@ def test_errors_in_hooks_never_reach_training(server, caplog):
 
         for name in ("_begin_forward", "_hand_on", "losses"):
             setattr(probe, name, broken)
+        probe.phases = SimpleNamespace(now=probe.phases.now, since=probe.phases.since, enter=broken)
         for _ in range(20):
             watched.step()
         assert not watched.agent._core.guard.active

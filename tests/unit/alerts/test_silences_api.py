@@ -86,6 +86,7 @@ def test_alerts_are_listed_with_what_keeps_them_quiet(client):
         ({"kind": "hung", "seconds": 60}, 422, "kind", "kind is 'hung': it must be one of plateau"),
         ({"kind": ["hang"], "seconds": 60}, 422, "kind", "must be one of"),
         ({"run": "a"}, 422, "seconds", "seconds is None: it must be a number from 1"),
+        ({"run": "a", "seconds": 0}, 422, "seconds", "from 1 to 31622400"),
         ({"run": "a", "seconds": 0.5}, 422, "seconds", "from 1 to 31622400"),
         ({"run": "a", "seconds": True}, 422, "seconds", "a number from 1"),
         ({"run": "a", "seconds": 1e12}, 422, "seconds", "to 31622400"),
