@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 _EVALUATION = frozenset(
     {"eval", "evaluation", "val", "valid", "validation", "validate", "dev", "test", "heldout"}
@@ -147,6 +148,8 @@ class Selection:
         return tuple((option, value) for option, value in options if value is not None)
 
 
+# Each name is asked about a dozen times; exports have thousands of them.
+@lru_cache(maxsize=4096)
 def plain(name: str) -> str:
     """The name without its notation: `Train/Loss` and `train.loss` are `train_loss`; W&B's leading `_` stays."""
     spaced = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name.strip())
@@ -154,6 +157,7 @@ def plain(name: str) -> str:
     return f"_{words}" if name.startswith("_") else words
 
 
+@lru_cache(maxsize=4096)
 def _words(name: str) -> frozenset[str]:
     return frozenset(plain(name).split("_"))
 
