@@ -25,6 +25,9 @@ def read(folder: Path, text: str) -> TrainingLog:
         ("step,epoch,loss\n,0.5,3\n,1,2\n,1.5,1\n", "epoch", [0.5, 1, 1.5]),
         ("loss\n3\n2\n1\n", "step", [0, 1, 2]),
         ("step,loss\n7,3\n", "step", [7]),
+        ("step,epoch,loss\ninf,0,4\n10,1,3\n20,1,2\n", "step", [10, 10, 20]),
+        ("step,loss\n10,4\ninf,3\n-inf,2\n20,1\n", "step", [10, 10, 10, 20]),
+        ("epoch,loss\n-inf,4\n1,3\ninf,2\n2,1\n", "epoch", [1, 1, 1, 2]),
     ],
 )
 def test_steps_before_epochs_before_records(tmp_path: Path, text: str, axis: str, steps: list[float]):

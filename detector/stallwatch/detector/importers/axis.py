@@ -38,12 +38,10 @@ def read_axis(table: Table, selection: Selection) -> Axis:
     if selection.epoch is None or selection.step is not None:
         for name in steps:
             if _moves(table, name):
-                value, notes = _unwrapped(
-                    table.dense(name, forward=True), table.dense(epoch, forward=True), name
-                )
+                value, notes = _unwrapped(_positions(table, name), _positions(table, epoch), name)
                 return Axis("step", name, _filled(value), notes)
     if epoch is not None:
-        return Axis("epoch", epoch, _filled(table.dense(epoch, forward=True)))
+        return Axis("epoch", epoch, _filled(_positions(table, epoch)))
     for name in steps[:1] + epochs[:1]:
         if name in table.unreadable:
             raise LogError(table.unreadable[name])
@@ -58,6 +56,16 @@ def _moves(table: Table, name: str) -> bool:
     finite = values[np.isfinite(values)]
     # A log of one row has nothing that could move.
     return finite.size > 0 and (table.rows == 1 or finite.size < 2 or bool(np.any(finite != finite[0])))
+
+
+def _positions(table: Table, name: str | None) -> Floats:
+    """The last position before each row, NaN where there is none; infinity is no position."""
+    value = table.dense(name)
+    known = np.flatnonzero(np.isfinite(value))
+    if not known.size:
+        return np.full(value.size, np.nan)
+    place = np.searchsorted(known, np.arange(value.size), side="right") - 1
+    return np.where(place >= 0, value[known[np.maximum(place, 0)]], np.nan)
 
 
 def _filled(value: Floats) -> Floats:
