@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import re
 import subprocess
 import sys
 import tempfile
@@ -212,13 +211,12 @@ def _under_traffic(
         own = [("analyzer of " + run, process) for run, process in analyzers(service) if run in steady]
         return [("service", psutil.Process(service.process.pid)), *own, *job.ranks()]
 
-    meter = Meter(processes)
+    meter = Meter(processes, scraped={"service"})
     stop = threading.Event()
 
     def scrape() -> None:
         assert service.process is not None
-        if found := re.search(r"^stallwatch_detector_tasks (\S+)$", readers.scrape(), re.MULTILINE):
-            meter.add("service", service.process.pid, "tasks", float(found[1]), time.monotonic())
+        meter.add_scrape("service", service.process.pid, readers.scrape())
 
     watchers = [
         every(SCRAPE_SECONDS, scrape, stop),
