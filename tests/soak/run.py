@@ -355,6 +355,8 @@ def main() -> int:
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the report as JSON as well")
     given = parser.parse_args()
     folder = given.folder or Path(tempfile.mkdtemp(prefix="stallwatch-soak-"))
+    if folder.exists() and any(folder.iterdir()):
+        parser.error(f"--folder {folder} is not empty: what ran there before would be counted, too")
     report = soak(folder, given.minutes, lambda text: print(text, file=sys.stderr, flush=True))
     print(report.text())
     if given.json is not None:
