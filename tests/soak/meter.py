@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import re
 import time
 from collections import defaultdict
-from collections.abc import Callable, Container, Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -15,15 +14,10 @@ import psutil
 MOST_GROWTH = 0.05
 """Of memory, over the time after warm-up, by a straight line through all samples."""
 MOST_MORE = 3.0
-"""Threads, files or tasks: those of a reader or two more at the end than at the beginning."""
+"""Threads, files or tasks: those of the run that may be open more at the end than at the beginning."""
 LEAST_SAMPLES = 10
-LOAD = {"streams": "stallwatch_ingest_streams", "runs": "stallwatch_analyzer_runs"}
-"""What a service has to have threads, files and tasks for."""
-HELD = {
-    "threads": "stallwatch_detector_threads",
-    "files": "stallwatch_detector_open_files",
-    "tasks": "stallwatch_detector_tasks",
-}
+PARTS = 10
+"""Of the time: of threads, files and tasks the least in each is taken. What comes and goes with requests and runs is not left behind."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +28,7 @@ class Trend:
     samples: int
     first: float
     last: float
-    """Of the line, at the mean load."""
+    """Of the line."""
 
     @property
     def growth(self) -> float:
@@ -52,12 +46,9 @@ class Trend:
 class Meter:
     """Samples of named processes; another process under the same name begins anew."""
 
-    def __init__(
-        self, processes: Callable[[], Iterable[tuple[str, psutil.Process]]], scraped: Container[str] = ()
-    ) -> None:
+    def __init__(self, processes: Callable[[], Iterable[tuple[str, psutil.Process]]]) -> None:
         self._processes = processes
-        self._scraped = scraped
-        self._samples: dict[tuple[str, int, str], list[tuple[float, ...]]] = defaultdict(list)
+        self._samples: dict[tuple[str, int, str], list[tuple[float, float]]] = defaultdict(list)
 
     def sample(self) -> None:
         """Look at all of them now."""
@@ -65,34 +56,34 @@ class Meter:
         # Any of them may end at any time.
         with suppress(psutil.Error):
             for name, process in self._processes():
-                with suppress(psutil.Error), process.oneshot():
-                    self.add(name, process.pid, "bytes", process.memory_info().rss, now)
-                    if name not in self._scraped:
+                with suppress(psutil.Error):
+                    with process.oneshot():
+                        self.add(name, process.pid, "bytes", process.memory_info().rss, now)
                         self.add(name, process.pid, "threads", process.num_threads(), now)
-                        self.add(name, process.pid, "files", process.num_fds(), now)
+                    self.add(name, process.pid, "files", process.num_fds(), now)
 
-    def add(self, name: str, pid: int, what: str, value: float, now: float, *load: float) -> None:
-        """One sample of anything, with how much there was to do: what grows with that alone does not grow with time."""
-        self._samples[name, pid, what].append((now, value, *load))
-
-    def add_scrape(self, name: str, pid: int, text: str) -> None:
-        """What a service says that it holds, with the load that it says it has."""
-        now = time.monotonic()
-        told = dict(re.findall(r"^(stallwatch_\w+) (\S+)$", text, re.MULTILINE))
-        if told:
-            load = [float(told[metric]) for metric in LOAD.values()]
-            for what, metric in HELD.items():
-                self.add(name, pid, what, float(told[metric]), now, *load)
+    def add(self, name: str, pid: int, what: str, value: float, now: float) -> None:
+        """One sample of anything."""
+        self._samples[name, pid, what].append((now, value))
 
     def trends(self, since: float, until: float) -> list[Trend]:
         """Of processes that lived through the whole of this time (monotonic seconds)."""
         found = []
         for (name, _pid, what), samples in sorted(self._samples.items()):
-            kept = [sample for sample in samples if since <= sample[0] <= until]
+            kept = [(at, value) for at, value in samples if since <= at <= until]
             if len(kept) < LEAST_SAMPLES or kept[-1][0] - kept[0][0] < 0.8 * (until - since):
                 continue
-            at, values, *load = np.array(kept).T
-            terms = [np.ones_like(at), at - since, *(each - each.mean() for each in load)]
-            level, slope = np.linalg.lstsq(np.array(terms).T, values)[0][:2]
+            line = kept if what == "bytes" else _least(kept, since, until)
+            at, values = np.array(line).T
+            slope, level = np.polyfit(at - since, values, 1)
             found.append(Trend(f"{name} {what}", len(kept), level, level + slope * (until - since)))
         return found
+
+
+def _least(samples: list[tuple[float, float]], since: float, until: float) -> list[tuple[float, float]]:
+    """The least of each part of the time that has a sample, in the middle of the part."""
+    parts: dict[int, float] = {}
+    for at, value in samples:
+        part = min(PARTS - 1, int(PARTS * (at - since) / (until - since)))
+        parts[part] = min(value, parts.get(part, value))
+    return [(since + (part + 0.5) / PARTS * (until - since), value) for part, value in parts.items()]

@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -40,7 +41,7 @@ from support.service import Service  # noqa: E402
 from support.waiting import wait_until  # noqa: E402
 
 WARM_SHARE = 0.15
-"""From when the service is back after the last kill of warm-up."""
+"""From when all deliver again after the last kill of warm-up."""
 KILLS_AT = (0.08, 0.16)
 """Of the time: the service is killed, within warm-up; once more at the end."""
 MEASURED_UNTIL = 0.97
@@ -211,12 +212,13 @@ def _under_traffic(
         own = [("analyzer of " + run, process) for run, process in analyzers(service) if run in steady]
         return [("service", psutil.Process(service.process.pid)), *own, *job.ranks()]
 
-    meter = Meter(processes, scraped={"service"})
+    meter = Meter(processes)
     stop = threading.Event()
 
     def scrape() -> None:
         assert service.process is not None
-        meter.add_scrape("service", service.process.pid, readers.scrape())
+        if found := re.search(r"^stallwatch_detector_tasks (\S+)$", readers.scrape(), re.MULTILINE):
+            meter.add("service", service.process.pid, "tasks", float(found[1]), time.monotonic())
 
     watchers = [
         every(SCRAPE_SECONDS, scrape, stop),
@@ -228,6 +230,10 @@ def _under_traffic(
         threading.Event().wait(max(0.0, began + at - time.monotonic()))
         act()
         if act == faults.kill_service:
+            # On a full machine that takes a minute; what was planned comes later by as much.
+            back = time.monotonic()
+            _recover(service, traffic)
+            began += time.monotonic() - back
             warm = time.monotonic() + WARM_SHARE * seconds
         say(
             f"{(time.monotonic() - began) / 60:6.1f} min  {faults.done[-1] if faults.done else 'nothing yet'}"
@@ -252,6 +258,16 @@ def _under_traffic(
         Check("no answer of 500", not readers.failed, readers.failed[0] if readers.failed else "none"),
         *_flat(trends),
     ]
+
+
+def _recover(service: Service, traffic: Traffic) -> None:
+    """Wait until everybody delivers again; whoever never does is missing when the steps are counted."""
+    before = _counts(service, JOB_RUN)
+    with suppress(AssertionError):
+        for run in list(traffic.runs):
+            for rank in run.open if not run.finished else ():
+                rank.wait_durable(seconds=SETTLE_SECONDS)
+        wait_until("the job", lambda: _counts(service, JOB_RUN) > before, SETTLE_SECONDS)
 
 
 def _schedule(faults: Faults, seconds: float) -> list[tuple[float, Callable[[], None]]]:

@@ -4,33 +4,26 @@ from __future__ import annotations
 
 import pytest
 
-from soak.meter import HELD, LOAD, Meter
+from soak.meter import Meter
 
 
-def scrape(meter: Meter, now: float, monkeypatch, *, tasks: float, streams: float) -> None:
-    """A service that holds so many tasks for so many streams, of two ranks a run."""
-    monkeypatch.setattr("soak.meter.time.monotonic", lambda: now)
-    told = dict.fromkeys(HELD.values(), 40.0) | {HELD["tasks"]: tasks}
-    told |= {LOAD["streams"]: streams, LOAD["runs"]: streams / 2}
-    meter.add_scrape("service", 1, "".join(f"{metric} {value}\n" for metric, value in told.items()))
-
-
-@pytest.mark.parametrize("leak", [0.0, 5.0])
-def test_tasks_of_streams_are_no_growth_and_those_that_stay_are(monkeypatch, leak):
-    """More streams at the end than at the beginning, three tasks each; with a leak, five more than those."""
-    meter = Meter(list, scraped={"service"})
-    for number in range(60):
-        streams = 8 + 2 * (number % 3) + number // 15
-        scrape(meter, number, monkeypatch, tasks=30 + 3 * streams + leak * number / 59, streams=streams)
-    trends = {each.what: each for each in meter.trends(0, 59)}
-    assert trends["service tasks"].last - trends["service tasks"].first == pytest.approx(leak, abs=1e-6)
-    assert trends["service tasks"].is_flat == (leak == 0.0)
-    assert trends["service files"].is_flat
-    assert trends["service threads"].is_flat
-
-
-def test_no_answer_is_no_sample():
-    """A service that was killed a moment ago tells nothing."""
+@pytest.mark.parametrize("leak", [0.0, 6.0])
+def test_what_comes_and_goes_is_no_growth_and_what_stays_is(leak):
+    """Tasks of runs and requests, more of them toward the end; with a leak, six are left by then."""
     meter = Meter(list)
-    meter.add_scrape("service", 1, "")
-    assert not meter.trends(0.0, 1e12)
+    for number in range(120):
+        for_now = 3 * (number % 4) + (number // 100) * 6 * (number % 3)
+        meter.add("service", 1, "tasks", 80 + for_now + leak * number / 119, number)
+    (trend,) = meter.trends(0, 119)
+    assert trend.last - trend.first == pytest.approx(leak, abs=1.0)
+    assert trend.is_flat == (leak == 0.0)
+
+
+def test_memory_is_taken_as_it_is():
+    """Its peaks are memory, too."""
+    meter = Meter(list)
+    for number in range(100):
+        meter.add("service", 1, "bytes", 1e8 * (1 + 0.002 * number * (number % 2)), number)
+    (trend,) = meter.trends(0, 99)
+    assert trend.growth == pytest.approx(0.1, abs=0.01)
+    assert not trend.is_flat
