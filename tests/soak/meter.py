@@ -16,7 +16,7 @@ MOST_GROWTH = 0.05
 MOST_MORE = 3.0
 """Threads, files or tasks: those of the run that may be open more at the end than at the beginning."""
 LEAST_SAMPLES = 10
-PARTS = 10
+PARTS = 5
 """Of the time: of threads, files and tasks the least in each is taken. What comes and goes with requests and runs is not left behind."""
 
 
