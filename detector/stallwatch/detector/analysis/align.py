@@ -12,7 +12,7 @@ agents that read their accelerator late have sent theirs.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -307,7 +307,8 @@ class Aligner:
     def _merge_samples(self, step: int, samples: dict[int, SampledRecord]) -> SampledObservation:
         ranks = tuple(sorted(samples))
         records = [samples[rank] for rank in ranks]
-        width = len(self.blocks) or max((len(record.parameter_fingerprints) for record in records), default=0)
+        # Ranks whose model has other blocks than the run's, or that came before its names did, have no say by block.
+        width = len(self.blocks) or max(len(row) for record in records for row in _by_block(record))
         gradient = [(r, s.gradient_fingerprints) for r, s in zip(ranks, records, strict=True)]
         parameter = [(r, s.parameter_fingerprints) for r, s in zip(ranks, records, strict=True)]
         gradient = [(r, prints) for r, prints in gradient if prints and len(prints) == width]
@@ -334,17 +335,19 @@ class Aligner:
             samples=np.array([s.samples for s in records]),
             optimizer_state_step=np.array([s.optimizer_state_step for s in records], np.int64),
             buffer_fingerprint=np.array([s.buffer_fingerprint for s in records], np.uint64),
-            non_finite_blocks=tuple(s.non_finite_blocks for s in records),
+            non_finite_blocks=tuple(
+                tuple(block for block in s.non_finite_blocks if block < width) for s in records
+            ),
             carried_gradient_square=np.array([s.carried_gradient_square for s in records]),
             produced_gradient_square=np.array([s.produced_gradient_square for s in records]),
             local_anchors=_anchors(records),
             produced_anchor=_rows([s.produced_anchor for s in records]),
-            gradient_squares=_rows([s.gradient_squares for s in records]),
-            parameter_squares=_rows([s.parameter_squares for s in records]),
-            update_squares=_rows([s.update_squares for s in records]),
+            gradient_squares=_block_rows([s.gradient_squares for s in records], width),
+            parameter_squares=_block_rows([s.parameter_squares for s in records], width),
+            update_squares=_block_rows([s.update_squares for s in records], width),
             unchanged_share=np.array([s.unchanged_share for s in records]),
-            gradient_zero_shares=_rows([s.gradient_zero_shares for s in records]),
-            gradient_zero_row_shares=_rows([s.gradient_zero_row_shares for s in records]),
+            gradient_zero_shares=_block_rows([s.gradient_zero_shares for s in records], width),
+            gradient_zero_row_shares=_block_rows([s.gradient_zero_row_shares for s in records], width),
             weight_decay=records[0].weight_decay,
             momentum=records[0].momentum,
             decoupled_weight_decay=records[0].decoupled_weight_decay,
@@ -356,18 +359,19 @@ class Aligner:
 
 def _size(sample: SampledRecord) -> int:
     """About how many numbers a record holds."""
-    return 32 + sum(
-        len(each)
-        for each in (
-            sample.gradient_fingerprints,
-            sample.parameter_fingerprints,
-            sample.local_anchors,
-            sample.gradient_squares,
-            sample.parameter_squares,
-            sample.update_squares,
-            sample.gradient_zero_shares,
-            sample.gradient_zero_row_shares,
-        )
+    return 32 + len(sample.local_anchors) + sum(map(len, _by_block(sample)))
+
+
+def _by_block(sample: SampledRecord) -> tuple[Sequence[float], ...]:
+    """What a record says of each block; empty rows where it does not."""
+    return (
+        sample.gradient_fingerprints,
+        sample.parameter_fingerprints,
+        sample.gradient_squares,
+        sample.parameter_squares,
+        sample.update_squares,
+        sample.gradient_zero_shares,
+        sample.gradient_zero_row_shares,
     )
 
 
@@ -408,6 +412,11 @@ def _rows(rows: list[tuple[float, ...]]) -> NDArray[np.float64]:
     for index, row in enumerate(rows):
         matrix[index, : len(row)] = row
     return matrix if width else np.zeros(0)
+
+
+def _block_rows(rows: list[tuple[float, ...]], width: int) -> NDArray[np.float64]:
+    """Rows of `width` blocks as a matrix; those of another width are left out like those of ranks that sent none."""
+    return _rows([row if len(row) == width else () for row in rows])
 
 
 def _anchors(records: list[SampledRecord]) -> NDArray[np.float64]:
