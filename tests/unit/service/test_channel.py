@@ -15,6 +15,7 @@ from stallwatch.detector.ingest.statistics import IngestStatistics
 from stallwatch.v1 import analyzer_pb2
 from stallwatch.v1 import telemetry_pb2 as pb
 from support.analyzer_inputs import item
+from support.shown_runs import finding
 
 
 class GatedAnalyzer:
@@ -43,6 +44,7 @@ class Ear:
 
     def __init__(self) -> None:
         self.accepted = 0
+        self.notices: list[str] = []
         self.heard = asyncio.Event()
         self.ended = self.superseded = False
 
@@ -51,8 +53,9 @@ class Ear:
         self.accepted = progress.accepted
         self.heard.set()
 
-    def notify(self, _findings):
-        """Nothing."""
+    def notify(self, notices):
+        """Remember them."""
+        self.notices += [each.finding.id for each in notices]
 
     def end(self, _reason):
         """Remember it."""
@@ -151,6 +154,30 @@ def test_time_does_not_run_ahead_of_what_is_queued():
         analyzer.gate.set()
         await channel.drain()
         assert channel.horizon(500.0) == 500.0
+        channel.close("over")
+
+    asyncio.run(scenario())
+
+
+def test_of_many_streams_some_are_told_at_a_time():
+    """Each then wakes and writes: a finding of a run of thousands of ranks must not keep the streams of others waiting for all of them."""
+
+    async def scenario() -> None:
+        channel = RunChannel(GatedAnalyzer(), IngestStatistics(), a_meter())
+        ears = [Ear() for _ in range(10 * channels.TOLD_AT_ONCE)]
+        for rank, ear in enumerate(ears):
+            channel.attach((rank, 1), ear)
+        plateau, straggler = finding("run", "plateau"), finding("run", "straggler")
+        channel.acknowledge([Progress(rank, 1, 7, 0) for rank in range(len(ears))])
+        channel.notify([plateau])
+        channel.notify([straggler])
+        told, most = 0, 0
+        while told < len(ears):
+            await asyncio.sleep(0)
+            now = sum(bool(ear.notices) for ear in ears)
+            told, most = now, max(most, now - told)
+        assert most == channels.TOLD_AT_ONCE
+        assert all(ear.accepted == 7 and ear.notices == [plateau.id, straggler.id] for ear in ears)
         channel.close("over")
 
     asyncio.run(scenario())

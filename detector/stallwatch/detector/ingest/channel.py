@@ -10,21 +10,24 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Protocol
 
 from stallwatch.detector.core.findings import Finding
 from stallwatch.detector.engine.messages import IngestResult, Progress, RankKey
 from stallwatch.detector.errors import AnalyzerLostError
+from stallwatch.detector.ingest.outbox import OUTBOX_MESSAGES, notice_of
 from stallwatch.detector.ingest.quota import Meter, metered
 from stallwatch.detector.ingest.statistics import IngestStatistics
 from stallwatch.v1 import analyzer_pb2
+from stallwatch.v1 import telemetry_pb2 as pb
 
 QUEUE_INPUTS = 2048
 QUEUE_BYTES = 16 * 1024 * 1024
 LEAST_QUEUE_BYTES = 256 * 1024
 """Of each run, however much those of others hold: what is received of a run that sends little is always taken."""
 TOLD_AT_ONCE = 16
-"""Streams that are told how far they have come before others have their turn: each is then written to."""
+"""Streams that are told what is new before others have their turn: each is then written to."""
 CALL_INPUTS = 256
 CALL_BYTES = 1024 * 1024
 """Per call of the analyzer: so small that polls in between are not held up for long."""
@@ -49,7 +52,7 @@ class Listener(Protocol):
         """How far the analyzer has come with this rank."""
         ...
 
-    def notify(self, findings: Sequence[Finding]) -> None:
+    def notify(self, notices: Sequence[pb.StreamResponse]) -> None:
         """Findings of the run that changed."""
         ...
 
@@ -60,6 +63,14 @@ class Listener(Protocol):
     def supersede(self) -> None:
         """Another stream of the same rank process has taken over."""
         ...
+
+
+@dataclass(slots=True)
+class _News:
+    """What one stream has not been told yet."""
+
+    progress: Progress | None = None
+    notices: tuple[pb.StreamResponse, ...] = ()
 
 
 class QueueMemory:
@@ -118,7 +129,7 @@ class RunChannel:
         self._lost: str | None = None
         self._memory = memory or QueueMemory(QUEUE_BYTES)
         self._held: dict[object, float] = {}
-        self._untold: dict[RankKey, Progress] = {}
+        self._untold: dict[RankKey, _News] = {}
         self._news = asyncio.Event()
         self.queued = 0
         """Inputs, so far."""
@@ -174,9 +185,7 @@ class RunChannel:
     def acknowledge(self, progress: Sequence[Progress]) -> None:
         """Tell streams how far their ranks have come; the last word counts."""
         for entry in progress:
-            self._untold[entry.rank, entry.incarnation] = entry
-        if self._untold:
-            self._news.set()
+            self._news_of((entry.rank, entry.incarnation)).progress = entry
 
     @contextmanager
     def holding(self, now: float) -> Iterator[None]:
@@ -193,8 +202,10 @@ class RunChannel:
         if not findings:
             return
         self._on_changes(findings)
-        for listener in tuple(self._listeners.values()):
-            listener.notify(findings)
+        notices = [notice_of(finding) for finding in findings]
+        for key in self._listeners:
+            news = self._news_of(key)
+            news.notices = (*news.notices, *notices)[-OUTBOX_MESSAGES:]
 
     def horizon(self, now: float) -> float:
         """The time up to which the analyzer has, or is about to have, everything that was received.
@@ -282,11 +293,18 @@ class RunChannel:
             self._news.clear()
             while self._untold:
                 for key in tuple(itertools.islice(self._untold, TOLD_AT_ONCE)):
-                    entry = self._untold.pop(key)
+                    news = self._untold.pop(key)
                     if (listener := self._listeners.get(key)) is not None:
-                        listener.acknowledge(entry)
+                        if news.progress is not None:
+                            listener.acknowledge(news.progress)
+                        listener.notify(news.notices)
                 await asyncio.sleep(0)
                 await self.meter.turn()
+
+    def _news_of(self, key: RankKey) -> _News:
+        """What this stream is to be told next."""
+        self._news.set()
+        return self._untold.setdefault(key, _News())
 
     def _is_full(self) -> bool:
         return self._inputs >= QUEUE_INPUTS or self._bytes >= QUEUE_BYTES

@@ -12,6 +12,23 @@ OUTBOX_MESSAGES = 256
 """Older notices give way to newer ones."""
 
 
+def notice_of(finding: Finding) -> pb.StreamResponse:
+    """What agents are told of a finding: made once for all ranks of a run."""
+    notice = pb.FindingNotice(
+        id=finding.id,
+        kind=finding.kind,
+        severity=finding.severity,
+        status=finding.status,
+        since_step=max(0, finding.since_step),
+        detected_step=max(0, finding.detected_step),
+        reason=finding.reason,
+        ranks=finding.ranks,
+        advice=finding.advice,
+        confidence=finding.confidence,
+    )
+    return pb.StreamResponse(finding=notice)
+
+
 class Outbox:
     """Acknowledgements merge into the latest; everything else is a short queue."""
 
@@ -38,21 +55,9 @@ class Outbox:
             pb.StreamResponse(advice=pb.Advice(min_batch_interval_seconds=interval_seconds, reason=reason))
         )
 
-    def notify(self, finding: Finding) -> None:
-        """Say that a finding opened, changed or was resolved."""
-        notice = pb.FindingNotice(
-            id=finding.id,
-            kind=finding.kind,
-            severity=finding.severity,
-            status=finding.status,
-            since_step=max(0, finding.since_step),
-            detected_step=max(0, finding.detected_step),
-            reason=finding.reason,
-            ranks=finding.ranks,
-            advice=finding.advice,
-            confidence=finding.confidence,
-        )
-        self._append(pb.StreamResponse(finding=notice))
+    def notify(self, notice: pb.StreamResponse) -> None:
+        """Say that a finding opened, changed or was resolved: a `notice_of` it, which streams may share."""
+        self._append(notice)
 
     def close(self) -> None:
         """Nothing more comes: `take` returns what is left, and then nothing."""

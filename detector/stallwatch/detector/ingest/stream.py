@@ -12,7 +12,6 @@ from typing import Any
 import grpc
 from google.protobuf.message import DecodeError
 
-from stallwatch.detector.core.findings import Finding
 from stallwatch.detector.engine.messages import Progress, RankKey
 from stallwatch.detector.errors import AnalyzerLostError, InvalidInputError
 from stallwatch.detector.ingest import limits
@@ -78,10 +77,10 @@ class RankStream:
         if not first:
             self._outbox.acknowledge(progress.accepted, progress.durable)
 
-    def notify(self, findings: Sequence[Finding]) -> None:
+    def notify(self, notices: Sequence[pb.StreamResponse]) -> None:
         """Findings of the run that changed."""
-        for finding in findings:
-            self._outbox.notify(finding)
+        for notice in notices:
+            self._outbox.notify(notice)
 
     def end(self, reason: str) -> None:
         """End the stream so that the agent reconnects and sends again what is not durable."""
