@@ -161,6 +161,18 @@ def test_text_among_the_numbers_names_file_line_and_column(
 
 
 @pytest.mark.parametrize("small_bytes", [0, 1_000_000])
+def test_a_comment_that_says_nothing_is_no_header(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, small_bytes: int
+):
+    """The names come after it; when nothing does, the file is no log."""
+    monkeypatch.setattr(delimited, "_SMALL_BYTES", small_bytes)
+    assert read(written(tmp_path, "#\n# \nstep,loss\n1,3\n2,2\n")).step.tolist() == [1, 2]
+    for text in ("#\n", "#\n# #\n\n"):
+        with pytest.raises(LogError):
+            read(written(tmp_path, text))
+
+
+@pytest.mark.parametrize("small_bytes", [0, 1_000_000])
 def test_a_row_with_too_many_cells_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, small_bytes: int
 ):

@@ -68,9 +68,9 @@ def read_table(
 
 
 def _header_line(text: io.TextIOWrapper) -> tuple[str, int]:
-    """The first line that is not blank, and its number; a `#` before the names themselves is dropped."""
+    """The first line that says anything, and its number; a `#` before the names themselves is dropped."""
     for place, line in enumerate(iter(text.readline, ""), 1):
-        if line.strip():
+        if line.strip().lstrip("# "):
             return (line.lstrip("# ") if line.startswith("#") else line), place
     return "", 0
 
