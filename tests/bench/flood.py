@@ -317,9 +317,6 @@ def main() -> int:
         for kind in options.only.split(","):
             alone = measure(listener, options.seconds)
             flooder = start(kind, service, nice=True)
-            if kind != "http":
-                # The process of its analyzer is started once, whoever's run it is; that takes a core for seconds.
-                wait_until("the flood", lambda: service.get("/api/v1/runs/flood"))
             measure(listener, WARM_SECONDS)
             held, began = throttled(service), time.perf_counter()
             before = cpu_seconds(service.process.pid), cpu_seconds(flooder.pid)
