@@ -46,7 +46,7 @@ def test_a_rank_of_another_width_has_no_say_by_block(names):
     aligner = Aligner()
     aligner.resize(2)
     aligner.blocks = names
-    for rank, (blocks, broken) in enumerate(((4, 1), (2 if not names else 5, 4))):
+    for rank, (blocks, broken) in enumerate(((4, 1), (5, 4) if names else (2, 0))):
         aligner.add(0.0, rank, RankBatch(sequence=1, samples=(record(blocks, broken),)), AlignConfig())
     (sample,) = aligner.drain(AlignConfig(), 0.0, everything=True)
     assert sample.blocks == (names or ("block0", "block1", "block2", "block3"))

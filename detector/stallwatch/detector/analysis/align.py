@@ -335,9 +335,7 @@ class Aligner:
             samples=np.array([s.samples for s in records]),
             optimizer_state_step=np.array([s.optimizer_state_step for s in records], np.int64),
             buffer_fingerprint=np.array([s.buffer_fingerprint for s in records], np.uint64),
-            non_finite_blocks=tuple(
-                tuple(block for block in s.non_finite_blocks if block < width) for s in records
-            ),
+            non_finite_blocks=tuple(_non_finite(s, width) for s in records),
             carried_gradient_square=np.array([s.carried_gradient_square for s in records]),
             produced_gradient_square=np.array([s.produced_gradient_square for s in records]),
             local_anchors=_anchors(records),
@@ -417,6 +415,13 @@ def _rows(rows: list[tuple[float, ...]]) -> NDArray[np.float64]:
 def _block_rows(rows: list[tuple[float, ...]], width: int) -> NDArray[np.float64]:
     """Rows of `width` blocks as a matrix; those of another width are left out like those of ranks that sent none."""
     return _rows([row if len(row) == width else () for row in rows])
+
+
+def _non_finite(record: SampledRecord, width: int) -> tuple[int, ...]:
+    """Blocks with a NaN or an infinity; none of a record of another width, whose blocks are other ones."""
+    if any(row and len(row) != width for row in _by_block(record)):
+        return ()
+    return tuple(block for block in record.non_finite_blocks if block < width)
 
 
 def _anchors(records: list[SampledRecord]) -> NDArray[np.float64]:
