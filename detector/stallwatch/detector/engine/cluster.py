@@ -11,13 +11,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import grpc
+
 from stallwatch.detector.errors import RayStartError, UsageError
 
 NAMESPACE = "stallwatch"
 CONNECT_SECONDS = 5.0
-"""To reach the port of the cluster's head."""
+"""To reach the port of the cluster's head, and for it to answer as a gRPC server."""
 JOIN_SECONDS = 10.0
-"""To join the cluster once the port was reached."""
+"""To join the cluster once the port has answered."""
 NICENESS = 5
 """Of analyzers in an embedded Ray, below the gateway's 0."""
 EMBEDDED_OBJECT_STORE_BYTES = 80 * 1024 * 1024
@@ -124,10 +126,36 @@ def _join(address: str) -> None:
         # As `ray start` does; a cluster that asks for no token does not mind one.
         os.environ["RAY_AUTH_MODE"] = "token"
     _quiet()
+    if not _speaks_grpc(address):
+        raise _no_answer(address, CONNECT_SECONDS)
     _probe(address)
     import ray
 
     ray.init(address=address, **_common())
+
+
+def _speaks_grpc(address: str) -> bool:
+    """Whether what listens there is a gRPC server, as Ray's head is: said in milliseconds, where Ray waits to the end.
+
+    Not asked where Ray finds the address itself, nor of a cluster with TLS of its own (RAY_USE_TLS), which answers only
+    who has its certificates.
+    """
+    if address == "auto" or os.environ.get("RAY_USE_TLS", "0") != "0":
+        return True
+    # Ray goes through no proxy either.
+    with grpc.insecure_channel(address, options=[("grpc.enable_http_proxy", 0)]) as channel:
+        try:
+            grpc.channel_ready_future(channel).result(timeout=CONNECT_SECONDS)
+        except grpc.FutureTimeoutError:
+            return False
+    return True
+
+
+def _no_answer(address: str, seconds: float) -> UsageError:
+    return UsageError(
+        f"Ray at {address} did not answer within {seconds:.0f} s: check that --ray-address (or RAY_ADDRESS) "
+        "is the address of a running Ray head, as `ray start --head` prints it"
+    )
 
 
 def _probe(address: str) -> None:
@@ -150,10 +178,7 @@ def _probe(address: str) -> None:
             raise UsageError(
                 f"Ray at {address} wants a token: set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH"
             ) from None
-        raise UsageError(
-            f"Ray at {address} did not answer within {JOIN_SECONDS:.0f} s: check that --ray-address (or RAY_ADDRESS) "
-            "is the address of a running Ray head, as `ray start --head` prints it"
-        ) from None
+        raise _no_answer(address, JOIN_SECONDS) from None
     if probe.returncode != 0:
         lines = probe.stderr.strip().splitlines() or [f"exit code {probe.returncode}"]
         raise UsageError(f"cannot join the Ray cluster at {address}: {lines[-1][:300]}")
