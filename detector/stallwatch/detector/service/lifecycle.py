@@ -42,6 +42,7 @@ from stallwatch.detector.ingest.statistics import IngestStatistics
 from stallwatch.detector.service.analysis_settings import analysis_config
 from stallwatch.detector.service.counters import alert_samples, own_samples, run_samples, snapshot_samples
 from stallwatch.detector.service.ending import end_by_force
+from stallwatch.detector.service.loop import run
 from stallwatch.detector.service.readiness import Readiness
 from stallwatch.detector.service.runs import Runs
 from stallwatch.detector.service.settings import EXPOSED, Settings
@@ -75,7 +76,7 @@ class Addresses:
 def serve(settings: Settings) -> None:
     """Run until SIGTERM or SIGINT."""
     _silence()
-    asyncio.run(_serve(settings))
+    run(_serve(settings))
 
 
 def _collect_rarely() -> None:
