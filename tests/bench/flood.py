@@ -217,12 +217,31 @@ async def flood_http(_address: str, url: str) -> None:
         await asyncio.gather(*(ask() for _ in range(CONNECTIONS)))
 
 
+async def flood_names(address: str, _url: str) -> None:
+    """Runs that nobody has heard of, each opened and left at once, on 8 connections: until no more are taken, and then on."""
+
+    async def open_and_leave(number: int) -> None:
+        async with channel(address) as connection:
+            stub = telemetry_pb2_grpc.TelemetryServiceStub(connection)
+            for name in range(10**9):
+                call = stub.Stream()
+                with contextlib.suppress(grpc.RpcError, asyncio.InvalidStateError):
+                    await call.write(pb.StreamRequest(hello=hello(f"flood-{number}-{name}")))
+                    await call.read()
+                call.cancel()
+                await asyncio.sleep(0)
+
+    await asyncio.gather(*map(open_and_leave, range(CONNECTIONS)))
+
+
 FLOODS = {
     "batches": flood_batches,
     "invalid": flood_invalid,
     "streams": flood_streams,
     "ranks": flood_ranks,
     "http": flood_http,
+    # The last: what it opened stays.
+    "names": flood_names,
 }
 
 

@@ -59,7 +59,7 @@ def test_for_programs(tmp_path, monkeypatch):
     """JSON, the file from the environment, limits and an end."""
     path = tmp_path / "tokens.toml"
     monkeypatch.setenv("STALLWATCH_TOKENS", str(path))
-    limits = ("--max-streams", "8", "--max-bytes-per-second", "100000")
+    limits = ("--max-streams", "8", "--max-bytes-per-second", "100000", "--max-runs", "3")
     made = json.loads(
         run("token", "create", "one", "--scope", "read", "--expires", "90d", *limits, "--json").stdout
     )
@@ -67,7 +67,8 @@ def test_for_programs(tmp_path, monkeypatch):
     assert made.pop("token").startswith("swt_")
     assert made.pop("file") == str(path)
     assert made == listed
-    assert (listed["max_streams"], listed["max_bytes_per_second"], listed["status"]) == (8, 100_000, "valid")
+    assert (listed["max_streams"], listed["max_bytes_per_second"], listed["max_runs"]) == (8, 100_000, 3)
+    assert listed["status"] == "valid"
     end = datetime.fromisoformat(listed["expires"].replace("Z", "+00:00"))
     assert timedelta(days=89.9) < end - datetime.now(timezone.utc) <= timedelta(days=90)
     assert "hash" not in listed

@@ -12,6 +12,7 @@ import grpc
 import pytest
 
 from stallwatch.detector.auth import tokens
+from stallwatch.detector.auth.access import Principal
 from stallwatch.detector.auth.gate import Gate
 from stallwatch.detector.auth.throttle import BURST
 from stallwatch.detector.engine.messages import IngestResult, Progress
@@ -75,7 +76,7 @@ class World:
         self.gateway = Gateway(self, self.statistics, Admission(100, 100), self.quotas, self.gate)
         self.port = 0
 
-    async def open_channel(self, _run: str) -> RunChannel:
+    async def open_channel(self, _run: str, _account: Principal) -> RunChannel:
         """The run's channel, once it may be opened."""
         self.opening.set()
         await self.may_open.wait()

@@ -43,11 +43,12 @@ def test_an_entry_says_everything_that_it_can():
         "expires": "2027-01-31T12:00:00Z",
         "max_streams": "8",
         "max_bytes_per_second": "1_000_000",
+        "max_runs": "3",
     }
     (found,) = tokens.parse(entry(**fields).encode(), "f").entries
     who = found.principal
     assert (who.name, who.scopes, who.runs) == ("one", {Scope.WRITE, Scope.READ}, ("bert-*", "gpt"))
-    assert (who.max_streams, who.max_bytes_per_second) == (8, 1_000_000)
+    assert (who.max_streams, who.max_bytes_per_second, who.max_runs) == (8, 1_000_000, 3)
     assert found.expires_at == datetime(2027, 1, 31, 12, tzinfo=timezone.utc).timestamp()
 
 

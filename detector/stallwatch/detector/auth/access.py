@@ -21,6 +21,8 @@ class Scope(str, Enum):
 EVERY_RUN = "*"
 _INCLUDED = {Scope.READ: frozenset({Scope.READ, Scope.ADMINISTER})}
 """Who may silence must see what is silenced."""
+LIMITS = ("max_streams", "max_bytes_per_second", "max_runs")
+"""What may be limited of an account: fields of a token, and of `Principal`."""
 _WILDCARDS = frozenset("*?[")
 """Of the patterns of silences, which are those of `fnmatch`."""
 
@@ -38,6 +40,8 @@ class Principal:
     """Ranks connected at the same time; None: no limit of its own."""
     max_bytes_per_second: int | None = None
     """Telemetry received; None: no limit of its own."""
+    max_runs: int | None = None
+    """Runs watched at the same time that it opened; None: no limit of its own."""
 
     def has(self, scope: Scope) -> bool:
         """Whether it may do this to some run at all."""

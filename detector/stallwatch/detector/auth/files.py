@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from datetime import datetime, timezone
 from pathlib import Path
 
+from stallwatch.detector.auth.access import LIMITS
 from stallwatch.detector.auth.tokens import TokenEntry, Tokens, parse
 from stallwatch.detector.errors import UsageError
 
@@ -88,7 +89,7 @@ def _toml(entry: TokenEntry) -> str:
     ]
     if isinstance(entry.expires, datetime):
         lines.append(f"expires = {entry.expires.astimezone(timezone.utc).strftime('%Y-%m-%dT%H:%M:%SZ')}")
-    limits = {name: getattr(entry, name) for name in ("max_streams", "max_bytes_per_second")}
+    limits = {name: getattr(entry, name) for name in LIMITS}
     lines += [f"{name} = {value}" for name, value in limits.items() if value is not None]
     return "\n".join(lines) + "\n"
 

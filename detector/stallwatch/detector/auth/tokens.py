@@ -53,6 +53,8 @@ class TokenEntry(BaseModel):
     """Ranks connected at the same time."""
     max_bytes_per_second: Annotated[int, Field(ge=1024)] | None = None
     """Telemetry received."""
+    max_runs: Annotated[int, Field(ge=1)] | None = None
+    """Runs that it opened, watched at the same time."""
 
     @field_validator("expires", mode="before")
     @classmethod
@@ -80,7 +82,12 @@ class TokenEntry(BaseModel):
     def principal(self) -> Principal:
         """Whoever presents it."""
         return Principal(
-            self.name, frozenset(self.scopes), self.runs, self.max_streams, self.max_bytes_per_second
+            self.name,
+            frozenset(self.scopes),
+            self.runs,
+            self.max_streams,
+            self.max_bytes_per_second,
+            self.max_runs,
         )
 
 

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
+from stallwatch.detector.auth.access import LIMITS
 from stallwatch.detector.cli.api import JsonOption
 from stallwatch.detector.errors import UsageError
 
@@ -60,6 +61,9 @@ def create(
         int | None, typer.Option(help="Ranks that may be connected with it at the same time.")
     ] = None,
     max_bytes_per_second: Annotated[int | None, typer.Option(help="Telemetry that is taken from it.")] = None,
+    max_runs: Annotated[
+        int | None, typer.Option(help="Runs opened with it that may be watched at the same time.")
+    ] = None,
     file: FileOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -76,7 +80,8 @@ def create(
     fields: dict[str, Any] = {"name": name, "hash": tokens.hash_of(secret), "scopes": scope}
     fields |= {} if not run else {"runs": run}
     fields |= {} if expires is None else {"expires": _until(expires)}
-    fields |= {"max_streams": max_streams, "max_bytes_per_second": max_bytes_per_second}
+    limits = (max_streams, max_bytes_per_second, max_runs)
+    fields |= dict(zip(LIMITS, limits, strict=True))
     entry = tokens.entry_of(fields)
     files.add(path, entry)
     if as_json:
@@ -102,9 +107,7 @@ def list_tokens(file: FileOption = None, as_json: JsonOption = False) -> None:
         word = "expired" if shown["status"] == "expired" else "until"
         until = f", {word} {shown['expires']}" if shown["expires"] else ""
         limits = "".join(
-            f", {name.replace('_', ' ')} {shown[name]}"
-            for name in ("max_streams", "max_bytes_per_second")
-            if shown[name] is not None
+            f", {name.replace('_', ' ')} {shown[name]}" for name in LIMITS if shown[name] is not None
         )
         typer.echo(f"{entry.name}: {', '.join(shown['scopes'])} for {', '.join(entry.runs)}{until}{limits}")
 
@@ -145,6 +148,5 @@ def _shown(entry: Any) -> dict[str, Any]:
         "expires": None
         if until is None
         else datetime.fromtimestamp(until, timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"),
-        "max_streams": entry.max_streams,
-        "max_bytes_per_second": entry.max_bytes_per_second,
+        **{name: getattr(entry, name) for name in LIMITS},
     }

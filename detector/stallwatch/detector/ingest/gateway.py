@@ -52,8 +52,8 @@ log = logging.getLogger(__name__)
 class Channels(Protocol):
     """Where the gateway gets the channel of a run from."""
 
-    async def open_channel(self, run: str) -> RunChannel:
-        """The channel of a run, its analyzer running."""
+    async def open_channel(self, run: str, account: Principal) -> RunChannel:
+        """The channel of a run, its analyzer running; whose it is when it was not watched yet."""
         ...
 
 
@@ -108,7 +108,7 @@ class Gateway(telemetry_pb2_grpc.TelemetryServiceServicer):
             account = session.principal
             try:
                 with self._admission.admit(account.name, hello.run, max_of_account=account.max_streams):
-                    channel = await self._open(hello, context)
+                    channel = await self._open(hello, account, context)
                     # Opening takes seconds, in which a token may be revoked.
                     await self._permit(session, hello.run, context)
                     meter = self._quotas.of(
@@ -202,9 +202,9 @@ class Gateway(telemetry_pb2_grpc.TelemetryServiceServicer):
             await self._refuse(context, refuse, "invalid_hello", str(error))
         return hello
 
-    async def _open(self, hello: pb.Hello, context: Any) -> RunChannel:
+    async def _open(self, hello: pb.Hello, account: Principal, context: Any) -> RunChannel:
         try:
-            return await self._channels.open_channel(hello.run)
+            return await self._channels.open_channel(hello.run, account)
         except TooManyRunsError as error:
             await self._refuse(context, grpc.StatusCode.RESOURCE_EXHAUSTED, "too_many_runs", str(error))
         except (AnalyzerLostError, StoreError) as error:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Coroutine, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from typing import Any
 
 from stallwatch.detector.analysis.series import SeriesPoint
+from stallwatch.detector.auth.access import EVERYBODY, Principal
 from stallwatch.detector.core.findings import Finding
 from stallwatch.detector.core.views import EventView, RankView, RunView, StateSpan
 from stallwatch.detector.engine.archive import Archive
@@ -21,6 +23,7 @@ from stallwatch.detector.ingest.statistics import IngestStatistics
 from stallwatch.detector.service.counters import SnapshotCounts
 from stallwatch.detector.service.family import Families
 from stallwatch.detector.service.live_run import LiveRun
+from stallwatch.detector.service.places import Places
 from stallwatch.detector.service.settings import Settings
 from stallwatch.detector.store import Store
 
@@ -31,12 +34,14 @@ REOPENING = 2
 """Analyzers restored at the same time when the service starts."""
 OPENING = 4
 """Analyzers started at the same time: each is a process that takes seconds of a core to start."""
+OPENING_OF_ACCOUNT = 3
+"""The same for the runs of one account: the others find a door."""
 
 SPARED_SECONDS = 300.0
-"""Where memory is short a run whose ranks went without a goodbye leaves after so long."""
+"""Where memory or a place is wanted a run whose ranks went without a goodbye leaves after so long."""
 EVICTIONS = {
     "over": "it ended long enough ago",
-    "room": "it is over, and another run needs its place",
+    "room": "nobody speaks of it, and another run needs its place",
     "memory": "nobody speaks of it, and analyzers hold more memory than they may",
 }
 MIB = 1024 * 1024
@@ -70,7 +75,10 @@ class Runs:
         self._opening: dict[str, asyncio.Task[LiveRun]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._closing = False
+        self._places = Places(settings.max_runs)
         self._doors = asyncio.Semaphore(OPENING)
+        self._doors_of = defaultdict[str, asyncio.Semaphore](lambda: asyncio.Semaphore(OPENING_OF_ACCOUNT))
+        self._doors_of[EVERYBODY.name] = asyncio.Semaphore(OPENING)
         self.snapshots = SnapshotCounts(archive=self._archive)
         self.evictions = dict.fromkeys(EVICTIONS, 0)
         """Runs that left memory, by reason."""
@@ -95,11 +103,13 @@ class Runs:
         self._spawn(self._sweep())
         self._spawn(self._families.keep_comparing())
 
-    async def open_channel(self, run: str) -> RunChannel:
+    async def open_channel(self, run: str, account: Principal = EVERYBODY) -> RunChannel:
         """The channel of a run; its analyzer is started, or restored, when there is none."""
+        self._places.claim(run, account)
         if (live := self._live.get(run)) is None:
             if (opening := self._opening.get(run)) is None:
-                opening = self._opening[run] = asyncio.create_task(self._open(run), name=f"open {run}")
+                opening = asyncio.create_task(self._open(run, account), name=f"open {run}")
+                self._opening[run] = opening
                 opening.add_done_callback(lambda done: self._opened(run, done))
             # Agents give up after some seconds and come back: a start that they all wait for must outlive each of them.
             live = await asyncio.shield(opening)
@@ -180,11 +190,11 @@ class Runs:
         analysis = await asyncio.to_thread(self._archive.analysis, run)
         return (analysis.events(), analysis.states()) if analysis is not None else ((), ())
 
-    async def _open(self, run: str) -> LiveRun:
+    async def _open(self, run: str, account: Principal) -> LiveRun:
         if self._closing:
             raise AnalyzerLostError("the detector is shutting down")
-        async with self._doors:
-            await self._make_room()
+        async with self._doors_of[account.name], self._doors:
+            await self._make_room(account)
             client = await self._analyzers.open(run)
             first = await client.poll(time.time())
 
@@ -212,19 +222,24 @@ class Runs:
 
     def _opened(self, run: str, done: asyncio.Task[LiveRun]) -> None:
         self._opening.pop(run, None)
+        if run not in self._live:
+            self._places.leave(run)
         if not done.cancelled() and (error := done.exception()) is not None:
             # Whoever waited for it is told as well; there may be nobody left.
             log.info("run %s was not opened: %s", run, error)
 
-    async def _make_room(self) -> None:
-        if len(self._live) >= self._settings.max_runs:
-            over = [run for run in self._live.values() if run.is_over(0.0, self._settings.silent_run_seconds)]
-            if not over:
-                raise TooManyRunsError(
-                    f"as many runs are watched as are allowed at a time ({self._settings.max_runs}): wait for one to "
-                    "finish, or raise --max-runs"
-                )
-            await self._evict(max(over, key=lambda run: run.shown.idle_seconds), "room")
+    async def _make_room(self, account: Principal) -> None:
+        if self._places.is_full(account):
+            own = (self._live[run] for run in self._places.runs_of(account) if run in self._live)
+            if not await self._spare_one(own, "room"):
+                raise self._places.refusal(account)
+        if len(self._live) >= self._settings.max_runs and not await self._spare_one(
+            self._live.values(), "room"
+        ):
+            raise TooManyRunsError(
+                f"as many runs are watched as are allowed at a time ({self._settings.max_runs}): wait for one to "
+                "finish, or raise --max-runs"
+            )
         if not await self._spare_memory():
             raise TooManyRunsError(
                 f"analyzers hold {self.memory_bytes() / MIB:,.0f} MiB, and {self._settings.max_memory_mib:,.0f} MiB are "
@@ -239,14 +254,19 @@ class Runs:
         """Let runs go of which nobody speaks until analyzers hold no more than they may; whether that was enough."""
         most = self._settings.max_memory_mib
         while most is not None and self.memory_bytes() > most * MIB:
-            quiet = [run for run in self._live.values() if run.is_over(0.0, SPARED_SECONDS)]
-            if not quiet:
+            if not await self._spare_one(self._live.values(), "memory"):
                 return False
-            # Finished ones first, then those that have been silent for longest.
-            await self._evict(
-                max(quiet, key=lambda run: (run.shown.view.state == "finished", run.shown.idle_seconds)),
-                "memory",
-            )
+        return True
+
+    async def _spare_one(self, runs: Iterable[LiveRun], reason: str) -> bool:
+        """Let one of these runs go: a finished one, or the one that has been silent for longest; whether there was any."""
+        silent_seconds = min(SPARED_SECONDS, self._settings.silent_run_seconds)
+        quiet = [run for run in runs if run.is_over(0.0, silent_seconds)]
+        if not quiet:
+            return False
+        await self._evict(
+            max(quiet, key=lambda run: (run.shown.view.state == "finished", run.shown.idle_seconds)), reason
+        )
         return True
 
     def _lost(self, run: str, reason: str) -> None:
@@ -298,6 +318,7 @@ class Runs:
         log.info("run %s leaves memory (%s) and is read from the store from now on", run, EVICTIONS[reason])
         self._live.pop(run, None)
         self._shown.pop(run, None)
+        self._places.leave(run)
         live.stop_polling()
         live.channel.close(f"run {run} is over")
         await self._end(live)
