@@ -10,13 +10,14 @@ from dataclasses import dataclass
 
 import numpy as np
 import psutil
+from scipy.stats import theilslopes
 
 MOST_GROWTH = 0.05
 """Of memory, over the time after warm-up, by a straight line through all samples."""
 MOST_MORE = 3.0
 """Threads, files or tasks: those of the run that may be open more at the end than at the beginning."""
 LEAST_SAMPLES = 10
-PARTS = 5
+PARTS = 10
 """Of the time: of threads, files and tasks the least in each is taken. What comes and goes with requests and runs is not left behind."""
 
 
@@ -73,11 +74,21 @@ class Meter:
             kept = [(at, value) for at, value in samples if since <= at <= until]
             if len(kept) < LEAST_SAMPLES or kept[-1][0] - kept[0][0] < 0.8 * (until - since):
                 continue
-            line = kept if what == "bytes" else _least(kept, since, until)
-            at, values = np.array(line).T
-            slope, level = np.polyfit(at - since, values, 1)
+            if what == "bytes":
+                slope, level = np.polyfit(*_columns(kept, since), 1)
+            else:
+                # By the median of all slopes (Theil 1950, Sen 1968): a rank has few threads and files while it is between two
+                # connections, and one part of the time that begins or ends so is no growth.
+                at, values = _columns(_least(kept, since, until), since)
+                slope, level = theilslopes(values, at)[:2]
             found.append(Trend(f"{name} {what}", len(kept), level, level + slope * (until - since)))
         return found
+
+
+def _columns(samples: list[tuple[float, float]], since: float) -> tuple[np.ndarray, np.ndarray]:
+    """When, from the beginning on, and what."""
+    at, values = np.array(samples).T
+    return at - since, values
 
 
 def _least(samples: list[tuple[float, float]], since: float, until: float) -> list[tuple[float, float]]:

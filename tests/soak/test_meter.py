@@ -19,6 +19,18 @@ def test_what_comes_and_goes_is_no_growth_and_what_stays_is(leak):
     assert trend.is_flat == (leak == 0.0)
 
 
+@pytest.mark.parametrize("leak", [0.0, 6.0])
+def test_a_moment_between_two_connections_is_no_growth(leak):
+    """A rank without one at the beginning, as after the last kill of warm-up, and when connections are reset."""
+    meter = Meter(list)
+    for number in range(150):
+        away = number < 2 or number in {40, 41, 120}
+        meter.add("rank", 1, "threads", (6 if away else 16) + leak * number / 149, number)
+    (trend,) = meter.trends(0, 149)
+    assert trend.last - trend.first == pytest.approx(leak, abs=1.0)
+    assert trend.is_flat == (leak == 0.0)
+
+
 def test_memory_is_taken_as_it_is():
     """Its peaks are memory, too."""
     meter = Meter(list)
