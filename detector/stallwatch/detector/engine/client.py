@@ -119,6 +119,11 @@ class Analyzers:
         # Services with stores of their own may share a cluster: their analyzers must not meet.
         self._suffix = hashlib.sha256(settings.store_url.encode()).hexdigest()[:12]
 
+    @property
+    def most_starts(self) -> int:
+        """How many may be opened at the same time."""
+        return self._cluster.most_starts
+
     async def open(self, run: str) -> AnalyzerClient:
         """The analyzer of a run, running; restored from the store when there is something to restore."""
         deadline = time.monotonic() + START_SECONDS

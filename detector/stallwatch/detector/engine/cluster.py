@@ -13,6 +13,7 @@ from typing import Any
 
 import grpc
 
+from stallwatch.detector.engine.cores import cores
 from stallwatch.detector.errors import RayStartError, UsageError
 
 NAMESPACE = "stallwatch"
@@ -22,6 +23,8 @@ JOIN_SECONDS = 10.0
 """To join the cluster once the port has answered."""
 NICENESS = 5
 """Of analyzers in an embedded Ray, below the gateway's 0."""
+MOST_STARTS = 4
+"""Analyzers that start at the same time: each is a process that takes a core for a second or two."""
 EMBEDDED_OBJECT_STORE_BYTES = 80 * 1024 * 1024
 """Next to the least that Ray takes: what goes through it here is small."""
 
@@ -37,6 +40,11 @@ class Cluster:
     def embedded(self) -> bool:
         """Whether Ray ends with this process."""
         return self.address is None
+
+    @property
+    def most_starts(self) -> int:
+        """Analyzers that may start at the same time; on this machine half of the cores are left to those that run."""
+        return max(1, min(MOST_STARTS, cores() // 2)) if self.embedded else MOST_STARTS
 
 
 def chosen_address(argument: str | None) -> str | None:

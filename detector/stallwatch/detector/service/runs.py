@@ -32,11 +32,6 @@ REOPEN_SECONDS = 5.0
 """Between two tries to open a run again."""
 REOPENING = 2
 """Analyzers restored at the same time when the service starts."""
-OPENING = 4
-"""Analyzers started at the same time: each is a process that takes seconds of a core to start."""
-OPENING_OF_ACCOUNT = 3
-"""The same for the runs of one account: the others find a door."""
-
 SPARED_SECONDS = 300.0
 """Where memory or a place is wanted a run whose ranks went without a goodbye leaves after so long."""
 EVICTIONS = {
@@ -76,9 +71,11 @@ class Runs:
         self._tasks: set[asyncio.Task[None]] = set()
         self._closing = False
         self._places = Places(settings.max_runs)
-        self._doors = asyncio.Semaphore(OPENING)
-        self._doors_of = defaultdict[str, asyncio.Semaphore](lambda: asyncio.Semaphore(OPENING_OF_ACCOUNT))
-        self._doors_of[EVERYBODY.name] = asyncio.Semaphore(OPENING)
+        starts = analyzers.most_starts
+        self._doors = asyncio.Semaphore(starts)
+        # Those of one account wait for each other, so that others have only what is at the doors before them.
+        self._doors_of = defaultdict[str, asyncio.Semaphore](lambda: asyncio.Semaphore(max(1, starts - 1)))
+        self._doors_of[EVERYBODY.name] = asyncio.Semaphore(starts)
         self.snapshots = SnapshotCounts(archive=self._archive)
         self.evictions = dict.fromkeys(EVICTIONS, 0)
         """Runs that left memory, by reason."""
