@@ -161,6 +161,9 @@ class Receiver:
         self.headers: list[dict[str, str]] = []
         self.answers: list[int] = []
         """Statuses of the next answers; 200 after them."""
+        self.answering = threading.Event()
+        """Unset: it takes what comes, and answers when this is set again."""
+        self.answering.set()
         receiver = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -171,6 +174,7 @@ class Receiver:
                 if status == 200:
                     receiver.headers.append({name.lower(): value for name, value in self.headers.items()})
                     receiver.bodies.append(json.loads(body))
+                receiver.answering.wait(60)
                 self.send_response(status)
                 self.send_header("content-length", "0")
                 self.end_headers()

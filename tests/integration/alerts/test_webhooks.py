@@ -60,6 +60,21 @@ async def test_nothing_is_told_twice_over_restarts(center, watched, receiver, st
     assert alert.status == "resolved"
 
 
+async def test_what_is_on_its_way_at_the_end_is_not_told_again(center, receiver):
+    """The receiver has it and has not answered yet when the service is told to end."""
+    receiver.answering.clear()
+    running = await center(webhooks=[{"url": receiver.url}])
+    await until("the event", lambda: receiver.bodies)
+    ending = asyncio.create_task(running.stop())
+    for _ in range(3):
+        # It tells its tasks to end; the one that has sent the event waits for the answer.
+        await asyncio.sleep(0)
+    receiver.answering.set()
+    await ending
+    await (await center(webhooks=[{"url": receiver.url}])).look()
+    assert len(receiver.bodies) == 1
+
+
 async def test_an_event_that_was_not_told_is_told_by_the_service_that_comes_back(center, receiver):
     """It was concluded before, and nobody was there to hear it."""
     running = await center(webhooks=[{"url": f"http://127.0.0.1:{free_port()}"}])

@@ -22,10 +22,15 @@ MOST_WAITING = 1000
 """Events kept for one webhook; the oldest goes first."""
 RETRY_SECONDS = (1.0, 60.0)
 """First and longest pause between two tries of one event."""
+LAST_SECONDS = 2.0
+"""At the end: for the answer to what is on its way. Without it the next detector would have to send it again."""
 _WORTH_ANOTHER_TRY = frozenset({408, 425, 429})
 """Answers below 500 that say `not now`; all others say `never`."""
 
 log = logging.getLogger(__name__)
+
+_Outcome = tuple[str | None, bool, float]
+"""What went wrong, whether for good, and how long the receiver asks to be left alone."""
 
 
 @dataclass(slots=True)
@@ -79,10 +84,8 @@ class WebhookSender:
     async def _deliver(self, waiting: _Waiting) -> None:
         event, pause = waiting.event, RETRY_SECONDS[0]
         while True:
-            problem, final, asked_pause = await self._post(event)
+            problem, final, asked_pause = await self._try(event)
             if problem is None:
-                self._statistics.webhook_sends[self.index] += 1
-                self._done(event, self.index)
                 return
             self._statistics.webhook_errors[self.index] += 1
             left = self._webhook.retry_seconds - (time.monotonic() - waiting.since)
@@ -95,8 +98,26 @@ class WebhookSender:
             await asyncio.sleep(min(wait, left))
             pause = min(2 * pause, RETRY_SECONDS[1])
 
-    async def _post(self, event: Event) -> tuple[str | None, bool, float]:
-        """What went wrong, whether for good, and how long the receiver asks to be left alone."""
+    async def _try(self, event: Event) -> _Outcome:
+        """Post; what succeeded is written down, also when this is cancelled meanwhile."""
+        posting = asyncio.create_task(self._post(event))
+        try:
+            outcome = await asyncio.shield(posting)
+        except asyncio.CancelledError:
+            await asyncio.wait({posting}, timeout=LAST_SECONDS)
+            if posting.done():
+                self._note(event, posting.result())
+            posting.cancel()
+            raise
+        self._note(event, outcome)
+        return outcome
+
+    def _note(self, event: Event, outcome: _Outcome) -> None:
+        if outcome[0] is None:
+            self._statistics.webhook_sends[self.index] += 1
+            self._done(event, self.index)
+
+    async def _post(self, event: Event) -> _Outcome:
         body = (
             slack_body(event, self._links)
             if self._webhook.format == "slack"
