@@ -69,7 +69,7 @@ def test_one_account_does_not_take_the_places_of_all(tmp_path):
     def rank(run: str, account: str) -> Rank:
         opened = Rank(service.grpc_address, hello(run), Access(token=secrets[account]))
         opened.send(steps(0, 10))
-        opened.wait_durable()
+        opened.wait_accepted()
         return opened
 
     arguments = ("--config", str(config), "--tokens", str(file), "--open-read")
@@ -86,7 +86,7 @@ def test_one_account_does_not_take_the_places_of_all(tmp_path):
         service.start()
         for each in ranks:
             each.send(steps(10, 10))
-            each.wait_durable()
+            each.wait_accepted()
         assert "the others of 4 are kept" in refusal("many-3", "many")
         # A finished one of its own makes room.
         ranks.pop(0).finish()
