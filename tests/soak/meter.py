@@ -19,6 +19,8 @@ MOST_MORE = 3.0
 LEAST_SAMPLES = 10
 PARTS = 10
 """Of the time: of threads, files and tasks the least in each is taken. What comes and goes with requests and runs is not left behind."""
+LATE = 2
+"""Parts at the end that are also compared with the middle of all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +83,8 @@ class Meter:
                 # connections, and one part of the time that begins or ends so is no growth.
                 at, values = _columns(_least(kept, since, until), since)
                 slope, level = theilslopes(values, at)[:2]
+                # What came late and stayed does not move that median.
+                slope = max(slope, (values[-LATE:].min() - np.median(values)) / (until - since))
             found.append(Trend(f"{name} {what}", len(kept), level, level + slope * (until - since)))
         return found
 

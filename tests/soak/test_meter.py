@@ -31,6 +31,16 @@ def test_a_moment_between_two_connections_is_no_growth(leak):
     assert trend.is_flat == (leak == 0.0)
 
 
+def test_what_came_late_and_stayed_is_growth():
+    """Six threads of the last quarter of the time."""
+    meter = Meter(list)
+    for number in range(150):
+        meter.add("service", 1, "threads", 39 + (6 if number >= 112 else 0), number)
+    (trend,) = meter.trends(0, 149)
+    assert trend.last - trend.first == pytest.approx(6, abs=0.1)
+    assert not trend.is_flat
+
+
 def test_memory_is_taken_as_it_is():
     """Its peaks are memory, too."""
     meter = Meter(list)
