@@ -7,6 +7,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import psutil
@@ -68,6 +69,15 @@ class Meter:
     def add(self, name: str, pid: int, what: str, value: float, now: float) -> None:
         """One sample of anything."""
         self._samples[name, pid, what].append((now, value))
+
+    def write(self, path: Path) -> None:
+        """All samples as CSV: to look at what grew."""
+        rows = [
+            f"{at:.1f},{name},{pid},{what},{value:g}\n"
+            for (name, pid, what), samples in sorted(self._samples.items())
+            for at, value in samples
+        ]
+        path.write_text("".join(["seconds,process,pid,what,value\n", *rows]))
 
     def trends(self, since: float, until: float) -> list[Trend]:
         """Of processes that lived through the whole of this time (monotonic seconds)."""

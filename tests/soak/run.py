@@ -49,6 +49,8 @@ LASTING = 3
 JOB_RANKS = 2
 JOB_RUN = "soak/job"
 SAMPLE_SECONDS = 2.0
+OF_STREAM_AND_RUN = {"tasks": (4, 3), "open_files": (1, 1)}
+"""Of the service: what each stream and each watched run holds while it is there. More runs at the end than before are no leak."""
 SETTLE_SECONDS = 120.0
 
 
@@ -217,8 +219,18 @@ def _under_traffic(
 
     def scrape() -> None:
         assert service.process is not None
-        if found := re.search(r"^stallwatch_detector_tasks (\S+)$", readers.scrape(), re.MULTILINE):
-            meter.add("service", service.process.pid, "tasks", float(found[1]), time.monotonic())
+        pid, text = service.process.pid, readers.scrape()
+        told = {
+            name: float(value) for name, value in re.findall(r"^(stallwatch_\w+) (\S+)$", text, re.MULTILINE)
+        }
+        if told:
+            now, there = time.monotonic(), [len(run.open) for run in list(traffic.runs) if not run.finished]
+            streams, runs = told["stallwatch_ingest_streams"], told["stallwatch_analyzer_runs"]
+            meter.add("service", pid, "streams of nobody", streams - sum(there) - JOB_RANKS, now)
+            meter.add("service", pid, "runs of nobody", runs - len(there) - 1, now)
+            for what, (of_stream, of_run) in OF_STREAM_AND_RUN.items():
+                other = told[f"stallwatch_detector_{what}"] - of_stream * streams - of_run * runs
+                meter.add("service", pid, f"other {what.replace('_', ' ')}", other, now)
 
     watchers = [
         every(SCRAPE_SECONDS, scrape, stop),
@@ -246,7 +258,9 @@ def _under_traffic(
     stop.set()
     for watcher in watchers:
         watcher.join(30)
-    trends = meter.trends(*measured)
+    meter.write(job.folder.parent / "samples.csv")
+    # The service's files are among those that the scrape told.
+    trends = [each for each in meter.trends(*measured) if each.what != "service files"]
     report.runs, report.steps = len(traffic.runs), sum(run.steps * run.ranks for run in traffic.runs)
     report.faults = {name: faults.done.count(name) for name in set(faults.done)}
     report.answers = {str(status or "none"): count for status, count in readers.statuses.items()}
