@@ -2,11 +2,9 @@
 
 A quiet run of 2 ranks sends 10 batches a second each, and measures from sending to the acknowledgement that the analyzer has
 accepted it: for some seconds alone, then while somebody else floods the same service, for each kind of flood. Prints the median and
-95th percentile of both and their ratio; the bar is below 2. The flooder is a process of its own at the lowest priority (nice 19),
-because on a small machine client and service share the cores; how busy service and flooder were is printed.
-
-Linux shares the cores among sessions first and among the processes of each then: what the service does in its own is no fault of
-others on the machine, and theirs not of it. `--ahead` (as root) puts service and quiet run ahead of what else runs there.
+95th percentile of both and their ratio; the bar is below 2. The flooder is a process of its own at the lowest priority, because on a
+small machine client and service share the cores; how busy service and flooder were is printed. Linux shares the cores among sessions
+first and among the processes of each then, so the flooder has a session of its own, and that the lowest priority (nice 19), too.
 """
 
 from __future__ import annotations
@@ -275,12 +273,10 @@ def start(role: str, service: Service, *, nice: bool) -> subprocess.Popen[str]:
     )
     if nice:
         psutil.Process(process.pid).nice(19)
+        with contextlib.suppress(OSError):
+            # Not every kernel shares among sessions.
+            Path(f"/proc/{process.pid}/autogroup").write_text("19", encoding="ascii")
     return process
-
-
-def go_ahead(pid: int) -> None:
-    """Put a process's session ahead of others."""
-    Path(f"/proc/{pid}/autogroup").write_text("-15", encoding="ascii")
 
 
 def cpu_seconds(pid: int) -> float:
@@ -313,7 +309,6 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seconds", type=float, default=8.0, help="of each measurement")
     parser.add_argument("--only", default=",".join(FLOODS), help="kinds of flood, by comma")
-    parser.add_argument("--ahead", action="store_true", help="of everything else on the machine; as root")
     parser.add_argument("--role", nargs=3, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.role:
@@ -327,9 +322,6 @@ def main() -> int:
     print("| --- | --- | --- | --- | --- | --- |")
     with tempfile.TemporaryDirectory() as folder, Service(Path(folder)) as service:
         assert service.process
-        if options.ahead:
-            go_ahead(os.getpid())
-            go_ahead(service.process.pid)
         listener = start("quiet", service, nice=False)
         wait_until("the quiet run", lambda: service.metric("stallwatch_step", run="quiet"))
         measure(listener, WARM_SECONDS)

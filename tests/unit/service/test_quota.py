@@ -10,7 +10,7 @@ from stallwatch.detector.errors import TooManyStreamsError
 from stallwatch.detector.ingest import quota
 from stallwatch.detector.ingest.admission import Admission
 from stallwatch.detector.ingest.channel import QueueMemory
-from stallwatch.detector.ingest.quota import ALL_SHARE, OWNER_SHARE, Quotas, metered
+from stallwatch.detector.ingest.quota import ALL_SHARE, OWNER_SHARE, Quotas, metered, owner_share
 from stallwatch.detector.ingest.statistics import IngestStatistics
 from stallwatch.detector.ingest.weight import LIGHT_BYTES, TooHeavyError, check_weight
 from stallwatch.v1 import telemetry_pb2 as pb
@@ -20,13 +20,14 @@ from support.rank import hello, steps
 class Loop:
     """A gateway of which the time is made up: work takes what it is said to take, and sleep what it asks for."""
 
-    def __init__(self, monkeypatch) -> None:
+    def __init__(self, monkeypatch, owner_share=OWNER_SHARE) -> None:
         self.time = 0.0
         self.statistics = IngestStatistics()
         self.quotas = Quotas(
             self.statistics.throttled,
             self.statistics.readers_throttled,
             run_bytes_per_second=1e6,
+            owner_share=owner_share,
             clock=lambda: self.time,
             busy=lambda: self.time,
         )
@@ -99,6 +100,31 @@ async def test_a_flood_gets_its_share_while_another_runs_little(loop):
     assert waited == 0.0
     assert 0.8 * OWNER_SHARE < done * 0.002 / 10.0 < 1.1 * OWNER_SHARE
     assert loop.statistics.throttled["share"] > 5.0
+
+
+@pytest.mark.parametrize(("cores", "share"), [(1, 0.1), (2, 0.2), (3, 0.3), (64, OWNER_SHARE)])
+def test_where_analyzers_run_on_few_cores_one_owner_gets_less(cores, share):
+    """A tenth of the cores, as long as that is less."""
+    assert owner_share(cores) == pytest.approx(share)
+
+
+async def test_what_one_owner_gets_is_what_the_cores_allow_and_readers_get_theirs(monkeypatch):
+    """Reading is not followed by an analysis."""
+    for meter_of, share in (
+        (lambda all_of: all_of.of("", "big"), 0.2),
+        (lambda all_of: all_of.readers("page"), OWNER_SHARE),
+    ):
+        loop = Loop(monkeypatch, owner_share=0.2)
+        big, small = meter_of(loop.quotas), loop.quotas.of("", "small")
+
+        async def little(loop=loop, small=small) -> None:
+            while loop.time < 10.0:
+                await small.turn()
+                small.charge(0.001)
+                await loop.sleep(0.1)
+
+        done, _ = await loop.run(loop.flood(big, 0.002, until=10.0), little())
+        assert 0.8 * share < done * 0.002 / 10.0 < 1.1 * share
 
 
 async def test_accounts_share_alike_however_many_runs_one_has(loop):

@@ -19,6 +19,8 @@ LIGHT_SHARE = 0.05
 """Of the event loop's time: a run that takes no more never waits."""
 OWNER_SHARE = 0.3
 """For all runs of one account, or one run of nobody's, while there are others."""
+OWNER_SHARE_OF_CORES = 0.1
+"""The same where analyzers run on the gateway's cores: what is let in costs about as much again there, and others wait for that."""
 ALL_SHARE = 0.6
 """For all who want more than the light share, less what the light ones take: shared alike, first by accounts, then by runs."""
 LEAST_SHARE = 0.01
@@ -180,6 +182,7 @@ class Quotas:
         readers_throttled: dict[str, float],
         *,
         run_bytes_per_second: float,
+        owner_share: float = OWNER_SHARE,
         clock: Clock = time.perf_counter,
         busy: Clock = time.thread_time,
     ) -> None:
@@ -189,6 +192,7 @@ class Quotas:
         self._throttled = throttled
         self._readers_throttled = readers_throttled
         self._run_bytes_per_second = run_bytes_per_second
+        self._owner_share = owner_share
         self._meters: WeakValueDictionary[tuple[str, str], Meter] = WeakValueDictionary()
         self._accounts: WeakValueDictionary[str, Account] = WeakValueDictionary()
         self._newcomers: dict[Meter, None] = {}
@@ -252,7 +256,9 @@ class Quotas:
         is_heavy = meter in self._heavy
         owners = len(self._owners) + (meter.owner not in self._owners)
         runs = self._owners[meter.owner] + (not is_heavy)
-        of_owner = min(OWNER_SHARE, max(0.0, ALL_SHARE - self._light) / owners)
+        # What is read costs no analyzer anything.
+        most = OWNER_SHARE if meter.account.name == READERS else self._owner_share
+        of_owner = min(most, max(0.0, ALL_SHARE - self._light) / owners)
         return max(LEAST_SHARE if is_heavy else LIGHT_SHARE, of_owner / runs)
 
     def _review(self, now: float) -> None:
@@ -264,6 +270,11 @@ class Quotas:
         self._heavy = {one for one, rate in rates.items() if rate > LIGHT_SHARE} | self._held.keys()
         self._owners = Counter(one.owner for one in self._heavy)
         self._light = sum(rate for one, rate in rates.items() if one not in self._heavy)
+
+
+def owner_share(cores: int) -> float:
+    """What one owner may have of the event loop where analyzers run on the same so many cores."""
+    return min(OWNER_SHARE, OWNER_SHARE_OF_CORES * cores)
 
 
 async def metered(meter: Meter, work: Coroutine[Any, Any, Result]) -> Result:

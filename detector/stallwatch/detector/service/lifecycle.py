@@ -28,6 +28,7 @@ from stallwatch.detector.core.views import RunView
 from stallwatch.detector.engine import cluster
 from stallwatch.detector.engine.client import Analyzers
 from stallwatch.detector.engine.cluster import Cluster
+from stallwatch.detector.engine.cores import cores
 from stallwatch.detector.engine.messages import AnalyzerSettings
 from stallwatch.detector.errors import RayLostError, StoreError, UsageError
 from stallwatch.detector.http.app import create_app
@@ -37,7 +38,7 @@ from stallwatch.detector.http.render import finding_json, plain
 from stallwatch.detector.http.server import HttpServer, bind
 from stallwatch.detector.ingest.admission import Admission
 from stallwatch.detector.ingest.gateway import Gateway, GatewayServer
-from stallwatch.detector.ingest.quota import Quotas, metered
+from stallwatch.detector.ingest.quota import OWNER_SHARE, Quotas, metered, owner_share
 from stallwatch.detector.ingest.statistics import IngestStatistics
 from stallwatch.detector.service.analysis_settings import analysis_config
 from stallwatch.detector.service.counters import alert_samples, own_samples, run_samples, snapshot_samples
@@ -121,7 +122,7 @@ async def _serve(settings: Settings) -> None:
         ray = cluster.start(cluster.chosen_address(settings.ray_address))
         # After Ray, which would put its own handlers in their place.
         _on_signals(stopped.set)
-        quotas = _quotas(statistics, settings)
+        quotas = _quotas(statistics, settings, ray)
         runs = Runs(store, _analyzers(ray, store, settings), statistics, settings, quotas)
         admission = Admission(settings.max_streams, settings.max_ranks_per_run)
         streams = Gateway(runs, statistics, admission, quotas, gate)
@@ -185,9 +186,13 @@ async def _serve(settings: Settings) -> None:
         store.close()
 
 
-def _quotas(statistics: IngestStatistics, settings: Settings) -> Quotas:
-    rate = settings.max_run_mib_per_second * 1024 * 1024
-    return Quotas(statistics.throttled, statistics.readers_throttled, run_bytes_per_second=rate)
+def _quotas(statistics: IngestStatistics, settings: Settings, ray: Cluster) -> Quotas:
+    return Quotas(
+        statistics.throttled,
+        statistics.readers_throttled,
+        run_bytes_per_second=settings.max_run_mib_per_second * 1024 * 1024,
+        owner_share=owner_share(cores()) if ray.embedded else OWNER_SHARE,
+    )
 
 
 def _on_signals(stop: Callable[[], None]) -> None:
