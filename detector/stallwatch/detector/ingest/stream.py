@@ -251,7 +251,11 @@ class RankStream:
         await self._context.write(pb.StreamResponse(welcome=welcome))
         while messages := await self._outbox.take():
             for message in messages:
-                await self._context.write(message)
+                try:
+                    await self._context.write(message)
+                except grpc.aio.InternalError:
+                    # The agent has gone in the middle of it, which ends the stream; what is not durable comes again.
+                    return
 
     def _leave(self) -> None:
         """Say to the analysis that the stream is gone, unless another one of the same process is there."""
