@@ -249,13 +249,11 @@ class RankStream:
             max_message_bytes=limits.MAX_MESSAGE_BYTES,
         )
         await self._context.write(pb.StreamResponse(welcome=welcome))
-        while messages := await self._outbox.take():
-            for message in messages:
-                try:
+        # An agent that goes in the middle of a message ends the stream; what is not durable comes again.
+        with contextlib.suppress(grpc.aio.InternalError):
+            while messages := await self._outbox.take():
+                for message in messages:
                     await self._context.write(message)
-                except grpc.aio.InternalError:
-                    # The agent has gone in the middle of it, which ends the stream; what is not durable comes again.
-                    return
 
     def _leave(self) -> None:
         """Say to the analysis that the stream is gone, unless another one of the same process is there."""
