@@ -236,6 +236,17 @@ class RankStream:
             self._advised_at = None
 
     async def _write_all(self) -> None:
+        try:
+            await self._greet()
+            while messages := await self._outbox.take():
+                for message in messages:
+                    await self._context.write(message)
+        except grpc.aio.InternalError:
+            # Of gRPC's own, which has no other word for an agent that went in the middle of a message. Never an end in good order:
+            # an agent that is there all the same would take all for safe.
+            self.end("what the detector said did not get through")
+
+    async def _greet(self) -> None:
         await self._progressed.wait()
         progress = self._progress
         assert progress is not None
@@ -249,11 +260,6 @@ class RankStream:
             max_message_bytes=limits.MAX_MESSAGE_BYTES,
         )
         await self._context.write(pb.StreamResponse(welcome=welcome))
-        # An agent that goes in the middle of a message ends the stream; what is not durable comes again.
-        with contextlib.suppress(grpc.aio.InternalError):
-            while messages := await self._outbox.take():
-                for message in messages:
-                    await self._context.write(message)
 
     def _leave(self) -> None:
         """Say to the analysis that the stream is gone, unless another one of the same process is there."""
