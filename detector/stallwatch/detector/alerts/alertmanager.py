@@ -15,6 +15,7 @@ from stallwatch.detector.alerts.model import Alert
 from stallwatch.detector.alerts.naming import Links
 from stallwatch.detector.alerts.payloads import alertmanager_alert, labels_of
 from stallwatch.detector.alerts.statistics import AlertStatistics
+from stallwatch.detector.trouble import Trouble
 
 LASTING_INTERVALS = 4
 """A firing alert ends so many intervals after it was sent last."""
@@ -48,6 +49,7 @@ class AlertmanagerPush:
         self._audible = audible
         self._believed: dict[tuple[tuple[str, str], ...], Alert] = {}
         self._failing = 0
+        self._trouble = Trouble(log)
         self._wake = asyncio.Event()
 
     def believes(self, alerts: Sequence[Alert]) -> None:
@@ -102,12 +104,10 @@ class AlertmanagerPush:
             problem = type(error).__name__
         if problem is None:
             self._statistics.alertmanager_sends[self._index] += 1
-            if self._failing:
-                log.info("alertmanager %d takes alerts again", self._index)
+            self._trouble.over(f"alertmanager {self._index} takes alerts again")
             self._failing = 0
             return True
         self._statistics.alertmanager_errors[self._index] += 1
-        if not self._failing:
-            log.warning("alertmanager %d does not take alerts (%s): trying again", self._index, problem)
+        self._trouble.failed(f"alertmanager {self._index} does not take alerts ({problem}): trying again")
         self._failing = min(self._failing + 1, 10)
         return False

@@ -27,6 +27,7 @@ from stallwatch.detector.core.findings import Finding
 from stallwatch.detector.core.views import RunView
 from stallwatch.detector.errors import StoreError
 from stallwatch.detector.store import Store
+from stallwatch.detector.trouble import Trouble
 
 LOOK_SECONDS = 1.0
 SHARE_SECONDS = 5.0
@@ -58,6 +59,7 @@ class AlertCenter:
         self._unsaved: dict[str, Alert] = {}
         self._unsaved_events: dict[str, Event] = {}
         self._pending: dict[str, Event] = {}
+        self._sharing, self._saving = Trouble(log), Trouble(log)
         self._client = httpx.AsyncClient(timeout=REQUEST_SECONDS)
         # It would log every address, and some of them are secrets.
         logging.getLogger("httpx").setLevel(logging.WARNING)
@@ -189,8 +191,9 @@ class AlertCenter:
         try:
             silences, gone = await asyncio.to_thread(self._read_shared, seen, unseen)
         except StoreError as error:
-            log.warning("the store does not say what other detectors do: %s", error)
+            self._sharing.failed(f"the store does not say what other detectors do: {error}")
             return
+        self._sharing.over("the store says what other detectors do")
         self._shared_at = now
         self._book.silences = {
             each.id: each
@@ -219,8 +222,9 @@ class AlertCenter:
         try:
             known = await asyncio.to_thread(self._ledger.save, alerts.values(), events.values())
         except StoreError as error:
-            log.warning("alerts are not saved yet: %s", error)
+            self._saving.failed(f"alerts are not saved yet: {error}")
             return frozenset()
+        self._saving.over("alerts are saved")
         self._unsaved = {key: each for key, each in self._unsaved.items() if alerts.get(key) is not each}
         self._unsaved_events = {
             key: each for key, each in self._unsaved_events.items() if events.get(key) is not each

@@ -25,6 +25,7 @@ from stallwatch.detector.engine.recording import Recorder
 from stallwatch.detector.engine.restoring import restore
 from stallwatch.detector.engine.saving import Saver
 from stallwatch.detector.store import Store
+from stallwatch.detector.trouble import Trouble
 from stallwatch.v1 import analyzer_pb2
 
 BUSY_SECONDS = 2.0
@@ -67,6 +68,7 @@ class RunAnalyzer:
         self.generation = uuid.uuid4().hex
         self._store = Store(settings.store_url, busy_seconds=BUSY_SECONDS)
         self._saver = Saver()
+        self._trouble = Trouble(log, logging.ERROR)
         self._unsaved: dict[str, Finding] = {}
         self._saving: _Saving | None = None
         self._unpolled: dict[str, Finding] = {}
@@ -251,6 +253,7 @@ class RunAnalyzer:
             self._unsaved = saved.findings | self._unsaved
             self._fail(written.problem)
             return False
+        self._trouble.over(f"run {self.run}: a snapshot is written")
         self._snapshots += 1
         self._snapshot_bytes = saved.size
         self._snapshot_seconds = saved.seconds + written.seconds
@@ -264,7 +267,7 @@ class RunAnalyzer:
         # Agents keep what is not durable, so a store that is away for a while costs nothing but their buffers.
         self._snapshot_failures += 1
         self._next_snapshot_at = time.monotonic() + self.settings.snapshot_seconds
-        log.error("run %s: no snapshot: %s", self.run, problem)
+        self._trouble.failed(f"run {self.run}: no snapshot: {problem}")
 
     def _show(self) -> PollResult:
         return PollResult(

@@ -14,6 +14,7 @@ from stallwatch.detector.engine.family import encode_family
 from stallwatch.detector.errors import AnalyzerLostError, StoreError
 from stallwatch.detector.service.live_run import LiveRun
 from stallwatch.detector.store import Store
+from stallwatch.detector.trouble import Trouble
 
 COMPARE_SECONDS = 2.0
 STORED_SECONDS = 60.0
@@ -39,14 +40,17 @@ class Families:
 
     async def keep_comparing(self) -> None:
         """Compare, again and again."""
+        trouble = Trouble(log)
         while True:
             await asyncio.sleep(COMPARE_SECONDS)
             try:
                 await self.compare()
             except StoreError as error:
-                log.warning("families are not compared: %s", error)
+                trouble.failed(f"families are not compared: {error}")
             except Exception:
                 log.exception("families are not compared")
+            else:
+                trouble.over("families are compared")
 
     async def compare(self) -> None:
         """Tell each flat run about its family, if that has changed."""

@@ -48,6 +48,7 @@ from stallwatch.detector.service.readiness import Readiness
 from stallwatch.detector.service.runs import Runs
 from stallwatch.detector.service.settings import EXPOSED, Settings
 from stallwatch.detector.store import Store, sqlite_url
+from stallwatch.detector.trouble import Trouble
 from stallwatch.detector.version import VERSION
 
 SERVICE_FILE = "service.json"
@@ -218,6 +219,7 @@ async def _until_stopped(
 async def _ray_gone(stopped: asyncio.Event, ray: Cluster) -> str:
     """Stop the service when its Ray is gone, and say why: whoever started it starts it again."""
     heard_at = time.monotonic()
+    trouble = Trouble(log)
     while True:
         await asyncio.sleep(RAY_SECONDS)
         if not await asyncio.to_thread(cluster.head_answers, ray.address):
@@ -233,8 +235,9 @@ async def _ray_gone(stopped: asyncio.Event, ray: Cluster) -> str:
             reason = await asyncio.to_thread(cluster.lost)
         except Exception as error:
             # The head may be away for a while; that the node is gone is known from it only.
-            log.warning("Ray does not answer: %s", error)
+            trouble.failed(f"Ray does not answer: {error}")
             continue
+        trouble.over("Ray answers")
         if reason is not None:
             stopped.set()
             return reason

@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from stallwatch.detector.errors import StoreError
 from stallwatch.detector.store import Store
+from stallwatch.detector.trouble import Trouble
 
 LOOK_SECONDS = 1.0
 """One look serves all who ask for so long."""
@@ -34,6 +35,7 @@ class Readiness:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="readiness")
         self._look: asyncio.Future[str | None] | None = None
         self._looking_since = 0.0
+        self._trouble = Trouble(log)
 
     async def problems(self) -> list[str]:
         """Sentences; none when the service is ready."""
@@ -67,6 +69,7 @@ class Readiness:
         try:
             self._store.check()
         except StoreError as error:
-            log.warning("not ready: %s", error)
+            self._trouble.failed(f"not ready: {error}")
             return str(error)
+        self._trouble.over("ready")
         return None

@@ -26,6 +26,7 @@ from stallwatch.detector.service.live_run import LiveRun
 from stallwatch.detector.service.places import Places
 from stallwatch.detector.service.settings import Settings
 from stallwatch.detector.store import Store
+from stallwatch.detector.trouble import Trouble
 
 SWEEP_SECONDS = 2.0
 REOPEN_SECONDS = 5.0
@@ -276,6 +277,7 @@ class Runs:
 
     async def _reopen(self, run: str) -> None:
         """Open a run again that has no agent to ask for it, or will have one in a moment."""
+        trouble = Trouble(log)
         while not self._closing:
             try:
                 await self.open_channel(run)
@@ -284,10 +286,11 @@ class Runs:
                 self._shown.pop(run, None)
                 return
             except StallwatchError as error:
-                log.warning("run %s: its analyzer cannot be opened yet: %s", run, error)
+                trouble.failed(f"run {run}: its analyzer cannot be opened yet: {error}")
             except Exception:
                 log.exception("run %s: its analyzer cannot be opened", run)
             else:
+                trouble.over(f"run {run}: its analyzer is open")
                 return
             await asyncio.sleep(REOPEN_SECONDS)
 
