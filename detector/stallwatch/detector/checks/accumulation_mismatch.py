@@ -15,6 +15,7 @@ from stallwatch.detector.core.inputs import Parallelism
 from stallwatch.detector.core.observations import AttemptObservation, RunDeclaration, StepObservation
 from stallwatch.detector.core.sampled import SampledObservation
 from stallwatch.detector.core.verdicts import EvidenceValue, Severity, Verdict
+from stallwatch.detector.stats.robust import median
 
 SCALE, DECLARED, SYNCS = "loss scale", "declared count", "synchronisations"
 _REMEMBERED_STEPS = 64
@@ -126,7 +127,7 @@ class AccumulationMismatch:
         usual = not step.optimizer_steps.size or bool((step.optimizer_steps == 1).all())
         if not counts.size or not usual:
             return
-        count = int(np.median(counts))
+        count = int(median(counts))
         self.recent[step.step] = count
         if len(self.recent) > _REMEMBERED_STEPS:
             del self.recent[next(iter(self.recent))]
@@ -314,4 +315,4 @@ class AccumulationMismatch:
 def _middle(values: NDArray[np.int64]) -> float:
     """The median over ranks of a cumulative count; -1 when no rank knows it."""
     known = values[values >= 0]
-    return float(np.median(known)) if known.size else -1.0
+    return median(known) if known.size else -1.0

@@ -11,6 +11,7 @@ from stallwatch.detector.core.observations import StepObservation
 from stallwatch.detector.core.sampled import SampledObservation
 from stallwatch.detector.core.vitals import DataVitals, LevelShift
 from stallwatch.detector.signals.trace import Trace
+from stallwatch.detector.stats.robust import median
 
 _REMEMBERED = 1 << 12
 """Steps whose inputs are remembered."""
@@ -51,8 +52,8 @@ class DataTracker:
         with np.errstate(invalid="ignore", divide="ignore"):
             losses = step.loss_sum / step.samples
         losses = losses[np.isfinite(losses)]
-        if losses.size > 1 and np.median(losses) != 0:
-            spread = float(losses.std() / abs(np.median(losses)))
+        if losses.size > 1 and (middle := median(losses)) != 0:
+            spread = float(losses.std() / abs(middle))
             self.spreads = [*self.spreads[1 - _SPREAD_STEPS :], spread]
 
     def _recognise(self, step: int, checksum: int) -> None:

@@ -9,6 +9,7 @@ import numpy as np
 
 from stallwatch.detector.core.observations import StepObservation
 from stallwatch.detector.core.vitals import ScalingVitals
+from stallwatch.detector.stats.robust import median
 
 _STEPS = 64
 _LEAST = 16
@@ -31,13 +32,13 @@ class ScaleTracker:
         """One step."""
         factors = step.gradient_scale[np.isfinite(step.gradient_scale) & (step.gradient_scale > 0)]
         if factors.size:
-            self.factors = [*self.factors[1 - _STEPS :], float(np.median(factors))]
+            self.factors = [*self.factors[1 - _STEPS :], median(factors)]
             scale = self.loss_scale
             if scale > 1:
                 self.loss_scale_peak = np.fmax(self.loss_scale_peak, scale)
         micro = step.micro_batches[step.micro_batches >= 0]
         if micro.size:
-            self.backwards = [*self.backwards[1 - _STEPS :], int(np.median(micro))]
+            self.backwards = [*self.backwards[1 - _STEPS :], int(median(micro))]
 
     @property
     def loss_scale(self) -> float:
