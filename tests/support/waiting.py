@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable
 from typing import TypeVar
@@ -19,3 +20,8 @@ def wait_until(
             return value
         assert time.monotonic() < deadline, f"waited {seconds:.0f} s in vain for {what}"
         time.sleep(interval)
+
+
+async def until(what: str, condition: Callable[[], Value], seconds: float = 20.0) -> Value:
+    """The same without holding up the event loop; the condition is asked in another thread."""
+    return await asyncio.to_thread(wait_until, what, condition, seconds)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 from datetime import datetime, timedelta, timezone
 
 import pytest
 
 from support.monitoring import Alertmanager, free_port
-from support.waiting import wait_until
+from support.waiting import until
 
 
 @pytest.fixture
@@ -16,11 +15,6 @@ def alertmanager(tmp_path):
     """One that notifies nobody."""
     with Alertmanager(tmp_path / "alertmanager") as running:
         yield running
-
-
-async def until(what: str, condition, seconds: float = 20.0):
-    """Wait without holding up the event loop."""
-    return await asyncio.to_thread(wait_until, what, condition, seconds)
 
 
 def ends_in(alert: dict) -> float:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-
 import pytest
 
 from stallwatch.detector.alerts import book, center
@@ -12,12 +10,7 @@ from stallwatch.detector.alerts.ledger import Ledger
 from stallwatch.detector.alerts.naming import Links
 from stallwatch.detector.alerts.settings import AlertSettings
 from stallwatch.detector.http.render import finding_json, plain
-from support.waiting import wait_until
-
-
-async def until(what: str, condition, seconds: float = 20.0):
-    """Wait without holding up the event loop."""
-    return await asyncio.to_thread(wait_until, what, condition, seconds)
+from support.waiting import until
 
 
 @pytest.fixture

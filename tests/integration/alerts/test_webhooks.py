@@ -9,12 +9,7 @@ import socket
 from stallwatch.detector.alerts import webhooks
 from stallwatch.detector.alerts.ledger import Ledger
 from support.monitoring import free_port
-from support.waiting import wait_until
-
-
-async def until(what: str, condition, seconds: float = 20.0):
-    """Wait without holding up the event loop."""
-    return await asyncio.to_thread(wait_until, what, condition, seconds)
+from support.waiting import until
 
 
 async def test_an_event_has_the_documented_body(center, watched, receiver):
