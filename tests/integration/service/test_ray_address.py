@@ -107,6 +107,25 @@ def test_an_existing_cluster_is_used(ray_head, tmp_path, through):
     assert "raylet" in listed, "the cluster is still there"
 
 
+@pytest.mark.timeout(240)
+def test_runs_leave_nothing_behind_in_the_head(ray_head, tmp_path):
+    """The head keeps every actor class it was given for as long as it lives: all analyzers are of one."""
+    from ray._raylet import GcsClient
+
+    def classes() -> set[bytes]:
+        return set(GcsClient(address=ray_head).internal_kv_keys(b"ActorClass", b"fun", 10))
+
+    before = classes()
+    with Service(tmp_path, "--ray-address", ray_head) as service:
+        ranks = [Rank(service.grpc_address, hello(f"class/{number}")) for number in range(3)]
+        for rank in ranks:
+            rank.send(steps(0, 10))
+        for rank in ranks:
+            rank.wait_accepted()
+            rank.finish()
+        assert len(classes() - before) == 1
+
+
 @pytest.mark.parametrize(
     ("address", "says"),
     [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import hashlib
 import time
 from collections.abc import Sequence
@@ -162,4 +163,12 @@ class Analyzers:
         elif not self._cluster.embedded:
             # They ask for no CPU, so Ray would put all of them on one node.
             options["scheduling_strategy"] = "SPREAD"
-        return ray.remote(RunAnalyzer).options(**options).remote(run, self._settings, self._config)
+        return _actor_class().options(**options).remote(run, self._settings, self._config)
+
+
+@functools.cache
+def _actor_class() -> Any:
+    """The analyzer as Ray's actor, one for all runs: each that is made stays for ever, in this process and in Ray's head."""
+    import ray
+
+    return ray.remote(RunAnalyzer)
