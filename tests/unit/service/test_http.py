@@ -184,6 +184,8 @@ def test_a_series_is_cut_to_what_was_asked_for(client):
     ]
     assert 0 < len(points) <= 10
     assert all(20 <= point["step"] <= 59 for point in points)
+    # Nothing there yet is no error.
+    assert client.get("/api/v1/runs/team%2Frun:1/series/loss?from_step=1000000").json()["points"] == []
 
 
 @pytest.mark.parametrize(

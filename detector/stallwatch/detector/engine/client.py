@@ -64,8 +64,8 @@ class AnalyzerClient:
         self, name: str, from_step: int | None, to_step: int | None, points: int
     ) -> list[SeriesPoint]:
         """At most `points` points of a series."""
-        result: list[SeriesPoint] = await self._call("series", name, from_step, to_step, points)
-        return result
+        rows: list[tuple[int, float, float]] = await self._call("series", name, from_step, to_step, points)
+        return [SeriesPoint(*row) for row in rows]
 
     async def ranks(self) -> tuple[RankView, ...]:
         """The ranks of the run."""

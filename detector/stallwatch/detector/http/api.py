@@ -86,19 +86,18 @@ class Api:
 
     @staticmethod
     async def _series(model: ReadModel, request: Request, target: Target) -> Response:
-        names = await model.series_names(target.run)
         if not target.name:
             check_parameters(request.query_params, ())
-            return JsonResponse({"run": target.run, "series": names})
+            return JsonResponse({"run": target.run, "series": await model.series_names(target.run)})
         check_parameters(request.query_params, ("from_step", "to_step", "points"))
         window = parse_window(request.query_params)
-        if target.name not in names:
+        points = await model.series(target.run, target.name, window.from_step, window.to_step, window.points)
+        if not points and target.name not in (names := await model.series_names(target.run)):
             raise QueryError(
                 404,
                 "no_such_series",
                 f"run {target.run!r} has no series {target.name!r}: it has {', '.join(names) or 'none yet'}",
                 "name",
             )
-        points = await model.series(target.run, target.name, window.from_step, window.to_step, window.points)
         body = {"run": target.run, "name": target.name, "points": [point_json(point) for point in points]}
         return JsonResponse(body)

@@ -256,7 +256,7 @@ class Quotas:
         is_heavy = meter in self._heavy
         owners = len(self._owners) + (meter.owner not in self._owners)
         runs = self._owners[meter.owner] + (not is_heavy)
-        # What is read costs no analyzer anything.
+        # What is read costs analyzers little: the work is here.
         most = OWNER_SHARE if meter.account.name == READERS else self._owner_share
         of_owner = min(most, max(0.0, ALL_SHARE - self._light) / owners)
         return max(LEAST_SHARE if is_heavy else LIGHT_SHARE, of_owner / runs)
