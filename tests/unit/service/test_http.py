@@ -8,7 +8,9 @@ import re
 import shutil
 import subprocess
 from dataclasses import replace
+from types import MappingProxyType
 
+import numpy as np
 import pytest
 
 from stallwatch.detector.alerts.statistics import AlertStatistics
@@ -20,6 +22,7 @@ from stallwatch.detector.engine.replay import replay_inputs
 from stallwatch.detector.http.app import create_app
 from stallwatch.detector.http.catalogue import METRICS
 from stallwatch.detector.http.collector import Exposed
+from stallwatch.detector.http.render import dumps, plain
 from stallwatch.detector.ingest.statistics import IngestStatistics
 from stallwatch.detector.service.counters import (
     SnapshotCounts,
@@ -316,3 +319,20 @@ def test_json_is_strict(client):
 
     for path in ("/api/v1/runs", "/api/v1/runs/team%2Frun:1/ranks", "/api/v1/runs/team%2Frun:1/findings"):
         json.loads(client.get(path).text, parse_constant=refuse)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        {"a": [1, 2.5, None, True, "ü"], "b": {"c": ()}},
+        {"a": [1.0, math.nan], "b": -math.inf},
+        {"a": np.float64(0.1), "b": np.float32(0.5), "c": np.int64(7), "d": np.bool_(True), "e": np.arange(3)},
+        MappingProxyType({"a": np.float64(np.nan)}),
+    ],
+    ids=["plain", "not finite", "numpy", "another mapping"],
+)
+def test_json_is_that_of_plain_values(value):
+    """Whether it had to be made plain or not."""
+    assert dumps(value) == json.dumps(
+        plain(value), allow_nan=False, ensure_ascii=False, separators=(",", ":")
+    )
