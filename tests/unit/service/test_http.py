@@ -326,7 +326,13 @@ def test_json_is_strict(client):
     [
         {"a": [1, 2.5, None, True, "ü"], "b": {"c": ()}},
         {"a": [1.0, math.nan], "b": -math.inf},
-        {"a": np.float64(0.1), "b": np.float32(0.5), "c": np.int64(7), "d": np.bool_(True), "e": np.arange(3)},
+        {
+            "a": np.float64(0.1),
+            "b": np.float32(0.5),
+            "c": np.int64(7),
+            "d": np.bool_(True),
+            "e": np.arange(3),
+        },
         MappingProxyType({"a": np.float64(np.nan)}),
     ],
     ids=["plain", "not finite", "numpy", "another mapping"],
