@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import json
 import logging
 import os
@@ -40,6 +39,7 @@ from stallwatch.detector.ingest.admission import Admission
 from stallwatch.detector.ingest.gateway import Gateway, GatewayServer
 from stallwatch.detector.ingest.quota import OWNER_SHARE, Quotas, metered, owner_share
 from stallwatch.detector.ingest.statistics import IngestStatistics
+from stallwatch.detector.service import garbage
 from stallwatch.detector.service.analysis_settings import analysis_config
 from stallwatch.detector.service.counters import alert_samples, own_samples, run_samples, snapshot_samples
 from stallwatch.detector.service.ending import end_by_force
@@ -79,16 +79,6 @@ def serve(settings: Settings) -> None:
     """Run until SIGTERM or SIGINT."""
     _silence()
     run(_serve(settings))
-
-
-def _collect_rarely() -> None:
-    """Thousands of streams are hundreds of thousands of objects: a look at all of them stops everything for 0.15 s.
-
-    Looks at young ones are small instead: of 25,000 each took 30 to 70 ms where streams come and go.
-    """
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(700, 5, 1_400)
 
 
 def open_store(settings: Settings) -> Store:
@@ -167,13 +157,15 @@ async def _serve(settings: Settings) -> None:
         await runs.start()
         await alerts.start()
         await http.start(http_socket)
-        _collect_rarely()
+        garbage.prepare()
         _announce(_addresses(settings, grpc_port, http_socket), settings.data_dir, ray, store)
         if settings.is_exposed:
             log.warning(EXPOSED.format(host=settings.host))
         rotated = (gate, tls) if tls is not None else (gate,)
         try:
-            ray_problem = await _until_stopped(stopped, ray, watch(rotated, streams.review))
+            ray_problem = await _until_stopped(
+                stopped, ray, watch(rotated, streams.review), garbage.collect_regularly()
+            )
             end_by_force(settings.shutdown_seconds + FORCE_SECONDS)
             await _shut_down(runs, gateway, http, alerts, settings.shutdown_seconds)
             if ray_problem is not None:
@@ -203,17 +195,17 @@ def _on_signals(stop: Callable[[], None]) -> None:
 
 
 async def _until_stopped(
-    stopped: asyncio.Event, ray: Cluster, watching: Coroutine[Any, Any, None]
+    stopped: asyncio.Event, ray: Cluster, *watching: Coroutine[Any, Any, None]
 ) -> str | None:
     """Wait for the end, with an eye on Ray and on `watching`; return what is wrong with Ray when that is why it ends."""
     ray_gone = asyncio.create_task(_ray_gone(stopped, ray), name="ray")
-    files = asyncio.create_task(watching, name="tokens and certificates")
+    others = [asyncio.create_task(each) for each in watching]
     try:
         await stopped.wait()
         return ray_gone.result() if ray_gone.done() else None
     finally:
-        ray_gone.cancel()
-        files.cancel()
+        for task in (ray_gone, *others):
+            task.cancel()
 
 
 async def _ray_gone(stopped: asyncio.Event, ray: Cluster) -> str:
