@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import hashlib
+import threading
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -166,8 +167,17 @@ class Analyzers:
         return _actor_class().options(**options).remote(run, self._settings, self._config)
 
 
-@functools.cache
+_MAKING = threading.Lock()
+"""Runs are opened in threads, several at a time: a cache alone would let each of the first ones make its own."""
+
+
 def _actor_class() -> Any:
+    with _MAKING:
+        return _made_actor_class()
+
+
+@functools.cache
+def _made_actor_class() -> Any:
     """The analyzer as Ray's actor, one for all runs: each that is made stays for ever, in this process and in Ray's head."""
     import ray
 
