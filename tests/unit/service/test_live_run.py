@@ -58,3 +58,22 @@ async def test_a_run_with_something_queued_is_not_over(tmp_path, monkeypatch):
     assert not live.is_over(1e6, 1e6)
     live.stop_polling()
     channel.close("over")
+
+
+async def test_an_analyzer_that_nobody_has_spoken_to_waits_for_the_next_try_of_its_agent(
+    tmp_path, monkeypatch
+):
+    """It was let go at once, and on a full machine each try started another one."""
+    monkeypatch.setattr(live_run, "POLL_SECONDS", 0.05)
+    Store(sqlite_url(tmp_path)).prepare()
+    client = SlowAnalyzer(sqlite_url(tmp_path))
+    polled: asyncio.Queue[object] = asyncio.Queue()
+    channel = RunChannel(client, IngestStatistics(), Quotas({}, {}, run_bytes_per_second=1e9).of("", RUN))
+    live = LiveRun(client, channel, await client.poll(0.0), polled.put_nowait)
+    for _ in range(2):
+        await asyncio.wait_for(polled.get(), 10)
+    assert not live.is_over(0.0, 0.0)
+    monkeypatch.setattr(live_run, "UNHEARD_SECONDS", 0.0)
+    assert live.is_over(0.0, 0.0)
+    live.stop_polling()
+    channel.close("over")

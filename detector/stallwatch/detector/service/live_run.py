@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import time
 from collections.abc import Callable
 
@@ -15,6 +16,8 @@ from stallwatch.detector.ingest.quota import metered
 
 POLL_SECONDS = 1.0
 """How often time passes for the analysis, and how old what the service shows may be."""
+UNHEARD_SECONDS = 15.0
+"""An analyzer whose agent gave up while it started is there for the agent's next try, which may come 10 s later."""
 
 log = logging.getLogger(__name__)
 
@@ -35,6 +38,7 @@ class LiveRun:
         self._shown_of = -1
         """How many inputs had been queued, and applied, when it was asked for what is shown; -1 when some were not applied."""
         self._on_poll = on_poll
+        self._opened_at = time.monotonic()
         self._told: frozenset[Progress] = frozenset()
         self._polling = asyncio.create_task(
             metered(channel.meter, self._poll_on()), name=f"poll {client.run}"
@@ -53,6 +57,8 @@ class LiveRun:
         """Whether nobody speaks for this run any more, for so long that it need not be held in memory."""
         # What is shown of a time before the last input says nothing: a new run seems to have been silent for ever.
         if self.channel.streams or self._shown_of != self.channel.queued:
+            return False
+        if math.isinf(self.shown.idle_seconds) and time.monotonic() - self._opened_at < UNHEARD_SECONDS:
             return False
         limit = finished_seconds if self.shown.view.state == "finished" else silent_seconds
         return self.shown.idle_seconds > limit
