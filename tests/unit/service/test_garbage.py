@@ -50,7 +50,7 @@ async def test_what_is_old_garbage_goes_by_time(collector, monkeypatch):
     collecting.cancel()
 
 
-async def test_a_long_look_is_followed_by_a_long_pause(monkeypatch):
+async def test_a_long_look_is_followed_by_a_long_pause():
     """A thousandth of the time is spent on looks."""
     pauses: list[float] = []
 
@@ -60,8 +60,6 @@ async def test_a_long_look_is_followed_by_a_long_pause(monkeypatch):
             raise asyncio.CancelledError
 
     clock = iter([0.0, 0.01, 100.0, 100.25])
-    monkeypatch.setattr(garbage.asyncio, "sleep", sleep)
-    monkeypatch.setattr(garbage.time, "perf_counter", lambda: next(clock))
     with contextlib.suppress(asyncio.CancelledError):
-        await garbage.collect_regularly()
+        await garbage.collect_regularly(sleep, lambda: next(clock))
     assert pauses == pytest.approx([60.0, 60.0, 250.0])

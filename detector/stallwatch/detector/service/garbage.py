@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import time
+from collections.abc import Awaitable, Callable
 
 YOUNG, MIDDLE = 700, 5
 """Objects that make a look at the youngest, and how many of those make one at the next. Small ones: of 25,000 objects each took 30 to
@@ -24,11 +25,13 @@ def prepare() -> None:
     gc.set_threshold(YOUNG, MIDDLE, OLD)
 
 
-async def collect_regularly() -> None:
+async def collect_regularly(
+    sleep: Callable[[float], Awaitable[None]] = asyncio.sleep, clock: Callable[[], float] = time.perf_counter
+) -> None:
     """Look at everything now and then: runs and streams that are over are in cycles, and by number alone it takes hours."""
     pause = LEAST_SECONDS
     while True:
-        await asyncio.sleep(pause)
-        began = time.perf_counter()
+        await sleep(pause)
+        began = clock()
         gc.collect()
-        pause = max(LEAST_SECONDS, (time.perf_counter() - began) / SHARE)
+        pause = max(LEAST_SECONDS, (clock() - began) / SHARE)
