@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +19,7 @@ MOST_MORE = 3.0
 """Threads, files or tasks: those of the run that may be open more at the end than at the beginning."""
 LEAST_SAMPLES = 10
 PARTS = 10
-"""Of the time: of threads, files and tasks the least in each is taken. What comes and goes with requests and runs is not left behind."""
+"""Of the time: of threads and files the least in each is taken. What comes and goes with requests and runs is not left behind."""
 LATE = 2
 """Parts at the end that are also compared with the middle of all."""
 
@@ -48,10 +48,17 @@ class Trend:
 
 
 class Meter:
-    """Samples of named processes; another process under the same name begins anew."""
+    """Samples of named processes; another process under the same name begins anew.
 
-    def __init__(self, processes: Callable[[], Iterable[tuple[str, psutil.Process]]]) -> None:
+    `rests` are what is left after a deduction, as of what streams and runs hold. For a moment the deduction can be too much, as when
+    a stream is counted before its tasks are there: of these the median of each part is taken, not the least.
+    """
+
+    def __init__(
+        self, processes: Callable[[], Iterable[tuple[str, psutil.Process]]], rests: Collection[str] = ()
+    ) -> None:
         self._processes = processes
+        self._rests = rests
         self._samples: dict[tuple[str, int, str], list[tuple[float, float]]] = defaultdict(list)
 
     def sample(self) -> None:
@@ -91,7 +98,8 @@ class Meter:
             else:
                 # By the median of all slopes (Theil 1950, Sen 1968): a rank has few threads and files while it is between two
                 # connections, and one part of the time that begins or ends so is no growth.
-                at, values = _columns(_least(kept, since, until), since)
+                stands_for = np.median if what in self._rests else np.min
+                at, values = _columns(_parts(kept, since, until, stands_for), since)
                 slope, level = theilslopes(values, at)[:2]
                 # What came late and stayed does not move that median.
                 slope = max(slope, (values[-LATE:].min() - np.median(values)) / (until - since))
@@ -105,10 +113,14 @@ def _columns(samples: list[tuple[float, float]], since: float) -> tuple[np.ndarr
     return at - since, values
 
 
-def _least(samples: list[tuple[float, float]], since: float, until: float) -> list[tuple[float, float]]:
-    """The least of each part of the time that has a sample, in the middle of the part."""
-    parts: dict[int, float] = {}
+def _parts(
+    samples: list[tuple[float, float]], since: float, until: float, stands_for: Callable[[list[float]], float]
+) -> list[tuple[float, float]]:
+    """What stands for each part of the time that has a sample, in the middle of the part."""
+    parts: dict[int, list[float]] = defaultdict(list)
     for at, value in samples:
-        part = min(PARTS - 1, int(PARTS * (at - since) / (until - since)))
-        parts[part] = min(value, parts.get(part, value))
-    return [(since + (part + 0.5) / PARTS * (until - since), value) for part, value in parts.items()]
+        parts[min(PARTS - 1, int(PARTS * (at - since) / (until - since)))].append(value)
+    return [
+        (since + (part + 0.5) / PARTS * (until - since), stands_for(of_part))
+        for part, of_part in parts.items()
+    ]

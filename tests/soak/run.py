@@ -51,6 +51,12 @@ JOB_RUN = "soak/job"
 SAMPLE_SECONDS = 2.0
 OF_STREAM_AND_RUN = {"tasks": (4, 3), "open_files": (1, 1)}
 """Of the service: what each stream and each watched run holds while it is there. More runs at the end than before are no leak."""
+RESTS = (
+    "streams of nobody",
+    "runs of nobody",
+    *(f"other {what.replace('_', ' ')}" for what in OF_STREAM_AND_RUN),
+)
+"""What the service has beyond what there is a reason for."""
 SETTLE_SECONDS = 120.0
 
 
@@ -214,7 +220,7 @@ def _under_traffic(
         own = [("analyzer of " + run, process) for run, process in analyzers(service) if run in steady]
         return [("service", psutil.Process(service.process.pid)), *own, *job.ranks()]
 
-    meter = Meter(processes)
+    meter = Meter(processes, RESTS)
     stop = threading.Event()
 
     def scrape() -> None:

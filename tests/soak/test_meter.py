@@ -31,6 +31,19 @@ def test_a_moment_between_two_connections_is_no_growth(leak):
     assert trend.is_flat == (leak == 0.0)
 
 
+@pytest.mark.parametrize("leak", [0.0, 6.0])
+def test_a_deduction_that_is_too_much_for_a_moment_is_no_growth(leak):
+    """A run that has just come is deducted before its tasks are there; in the last fifth of the time no sample happens to meet one."""
+    meter = Meter(list, rests=("other tasks",))
+    for number in range(46):
+        just_came = number % 4 == 2 and number < 36
+        rest = (11 if just_came else 14) - (5 if number in {10, 26} else 0)
+        meter.add("service", 1, "other tasks", rest + leak * number / 45, number)
+    (trend,) = meter.trends(0, 45)
+    assert trend.last - trend.first == pytest.approx(leak, abs=1.0)
+    assert trend.is_flat == (leak == 0.0)
+
+
 def test_what_came_late_and_stayed_is_growth():
     """Six threads of the last quarter of the time."""
     meter = Meter(list)
