@@ -262,3 +262,14 @@ def test_a_ratio_opens_where_its_denominator_may_be_zero():
     nothing = ratio_of_means(0.01 * rng.standard_normal(64), x)
     assert nothing.low == 0.0
     assert nothing.high < 0.01
+
+
+@pytest.mark.parametrize(("of_x", "of_y"), [(700, 0), (-700, 0), (0, 800), (600, -400), (-500, -900)])
+def test_a_ratio_is_the_same_in_any_unit(of_x, of_y):
+    """Squares of 2^700 are no numbers, those of 2^-700 are 0."""
+    rng = np.random.default_rng(1)
+    x, y = 10 + rng.standard_normal(64), 2 + 0.1 * rng.standard_normal(64)
+    plain, other = ratio_of_means(x, y), ratio_of_means(np.ldexp(x, of_x), np.ldexp(y, of_y))
+    assert other.relative_error == plain.relative_error
+    for name in ("value", "low", "high"):
+        assert getattr(other, name) == np.ldexp(getattr(plain, name), of_x - of_y)

@@ -1,4 +1,4 @@
-"""From the wire to the inputs of the analysis. What arrives here was validated."""
+"""From the wire to the inputs of the analysis. What arrives here was validated, and numbers get no larger than statistics can bear."""
 
 from __future__ import annotations
 
@@ -24,6 +24,13 @@ from stallwatch.detector.core.inputs import (
     RankHello,
     SampledRecord,
     StepBlock,
+)
+from stallwatch.detector.core.magnitudes import (
+    LARGEST_COUNT,
+    LARGEST_SQUARE,
+    number_within,
+    sums_within,
+    within,
 )
 from stallwatch.v1 import telemetry_pb2 as pb
 
@@ -65,8 +72,8 @@ def decode_hello(hello: pb.Hello) -> RankHello:
         first_step=hello.first_step,
         sample_period=hello.sample_period,
         dataset_size=hello.dataset_size,
-        base_learning_rate=hello.base_learning_rate,
-        base_batch_size=hello.base_batch_size,
+        base_learning_rate=number_within(hello.base_learning_rate),
+        base_batch_size=number_within(hello.base_batch_size, LARGEST_COUNT),
         blocks=tuple(hello.blocks),
         local_steps=hello.local_steps,
         total_steps=hello.total_steps,
@@ -81,10 +88,7 @@ def decode_batch(batch: pb.Batch) -> RankBatch:
         sequence=batch.sequence,
         steps=_steps(batch.steps) if batch.steps.step else None,
         samples=tuple(_sampled(record) for record in batch.samples),
-        evaluations=tuple(
-            EvaluationPoint(point.step, point.loss, point.samples, dict(sorted(point.metrics.items())))
-            for point in batch.evaluations
-        ),
+        evaluations=tuple(_evaluation(point) for point in batch.evaluations),
         events=tuple(
             Event(happening.step, happening.kind, happening.text, happening.automatic)
             for happening in batch.events
@@ -99,19 +103,30 @@ def decode_batch(batch: pb.Batch) -> RankBatch:
             for dropped in batch.dropped
         ),
         directions=tuple(
-            DirectionRecord(record.step, record.update_alignment, record.gradient_agreement)
+            DirectionRecord(
+                record.step, number_within(record.update_alignment), number_within(record.gradient_agreement)
+            )
             for record in batch.directions
         ),
-        named_losses=tuple(
-            NamedLoss(
-                named.name,
-                _known(LossKind, named.kind),
-                np.array(named.step, dtype=np.int64),
-                np.array(named.loss_sum, dtype=np.float64),
-                np.array(named.samples, dtype=np.float64),
-            )
-            for named in batch.named_losses
-        ),
+        named_losses=tuple(_named_loss(named) for named in batch.named_losses),
+    )
+
+
+def _evaluation(point: pb.EvaluationPoint) -> EvaluationPoint:
+    metrics = {name: number_within(value) for name, value in sorted(point.metrics.items())}
+    return EvaluationPoint(
+        point.step, number_within(point.loss), number_within(point.samples, LARGEST_COUNT), metrics
+    )
+
+
+def _named_loss(named: pb.NamedLoss) -> NamedLoss:
+    samples = within(np.array(named.samples, dtype=np.float64), LARGEST_COUNT)
+    return NamedLoss(
+        named.name,
+        _known(LossKind, named.kind),
+        np.array(named.step, dtype=np.int64),
+        sums_within(np.array(named.loss_sum, dtype=np.float64), samples),
+        samples,
     )
 
 
@@ -120,7 +135,7 @@ def decode_heartbeat(beat: pb.Heartbeat) -> RankHeartbeat:
     agent = beat.agent
     return RankHeartbeat(
         phase=_known(Phase, beat.phase),
-        phase_seconds=beat.phase_seconds,
+        phase_seconds=number_within(beat.phase_seconds),
         last_step=beat.last_step,
         ddp_iteration=beat.ddp_iteration,
         collectives=beat.collectives,
@@ -133,7 +148,9 @@ def decode_heartbeat(beat: pb.Heartbeat) -> RankHeartbeat:
         reconnects=agent.reconnects,
         sample_period=agent.sample_period,
         sent_seconds=beat.sent_unix_seconds,
-        cpu_wait_seconds=beat.cpu_wait_seconds if beat.HasField("cpu_wait_seconds") else float("nan"),
+        cpu_wait_seconds=number_within(beat.cpu_wait_seconds)
+        if beat.HasField("cpu_wait_seconds")
+        else float("nan"),
         flight_record=beat.flight_record,
     )
 
@@ -151,12 +168,13 @@ def _steps(steps: pb.StepBatch) -> StepBlock:
         return np.array(column, dtype=np.int64) if column else np.full(count, unknown, dtype=np.int64)
 
     groups = steps.learning_rate_groups if steps.learning_rate else 0
+    samples = within(floats(steps.samples), LARGEST_COUNT) if steps.samples else np.zeros(count)
     return StepBlock(
         step=np.array(steps.step, dtype=np.int64),
-        loss_sum=floats(steps.loss_sum),
-        samples=floats(steps.samples) if steps.samples else np.zeros(count),
+        loss_sum=sums_within(floats(steps.loss_sum), samples),
+        samples=samples,
         micro_batches=integers(steps.micro_batches, -1),
-        learning_rate=np.array(steps.learning_rate, dtype=np.float64).reshape(count, groups),
+        learning_rate=within(np.array(steps.learning_rate, dtype=np.float64)).reshape(count, groups),
         step_seconds=durations(steps.step_seconds),
         input_seconds=durations(steps.input_seconds),
         forward_seconds=durations(steps.forward_seconds),
@@ -179,34 +197,36 @@ def _steps(steps: pb.StepBatch) -> StepBlock:
 def _sampled(record: pb.SampledRecord) -> SampledRecord:
     return SampledRecord(
         step=record.step,
-        local_gradient_square=record.local_gradient_square,
-        reduced_gradient_square=record.reduced_gradient_square,
-        update_square=record.update_square,
-        parameter_square=record.parameter_square,
+        local_gradient_square=number_within(record.local_gradient_square, LARGEST_SQUARE),
+        reduced_gradient_square=number_within(record.reduced_gradient_square, LARGEST_SQUARE),
+        update_square=number_within(record.update_square, LARGEST_SQUARE),
+        parameter_square=number_within(record.parameter_square, LARGEST_SQUARE),
         gradient_fingerprints=tuple(record.gradient_fingerprints),
         parameter_fingerprints=tuple(record.parameter_fingerprints),
         buffer_fingerprint=record.buffer_fingerprint,
         non_finite_blocks=tuple(record.non_finite_blocks),
         optimizer_state_step=record.optimizer_state_step,
-        samples=record.samples,
-        carried_gradient_square=record.carried_gradient_square,
+        samples=number_within(record.samples, LARGEST_COUNT),
+        carried_gradient_square=number_within(record.carried_gradient_square, LARGEST_SQUARE),
         # Agents of before this field leave it 0.
-        produced_gradient_square=record.produced_gradient_square or math.nan,
+        produced_gradient_square=number_within(record.produced_gradient_square, LARGEST_SQUARE) or math.nan,
         anchor_elements=record.anchor_elements,
         local_anchors=tuple(record.local_anchors),
         produced_anchor=tuple(record.produced_anchor),
         gradient_squares=tuple(record.gradient_squares),
         parameter_squares=tuple(record.parameter_squares),
         update_squares=tuple(record.update_squares),
-        unchanged_share=record.unchanged_share,
+        unchanged_share=number_within(record.unchanged_share),
         gradient_zero_shares=tuple(record.gradient_zero_shares),
         gradient_zero_row_shares=tuple(record.gradient_zero_row_shares),
-        weight_decay=record.weight_decay,
-        momentum=record.momentum,
+        weight_decay=number_within(record.weight_decay),
+        momentum=number_within(record.momentum),
         decoupled_weight_decay=record.decoupled_weight_decay,
-        saturated_shares=dict(sorted(record.saturated_shares.items())),
-        input_mean=record.input_mean,
-        input_deviation=record.input_deviation,
+        saturated_shares={
+            name: number_within(share) for name, share in sorted(record.saturated_shares.items())
+        },
+        input_mean=number_within(record.input_mean),
+        input_deviation=number_within(record.input_deviation),
     )
 
 

@@ -17,6 +17,7 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 
 from stallwatch.detector.core.learning import STOPPED_STATES
+from stallwatch.detector.core.magnitudes import within
 from stallwatch.detector.importers.log import Floats
 from stallwatch.detector.report.curve import envelope, span_of_values, trend
 from stallwatch.detector.report.outcome import Outcome, StateEntry
@@ -56,8 +57,6 @@ _BELOW: dict[str, Any] = {
     "columnspacing": 1.6,
     "borderpad": 0.1,
 }
-# No axis reaches further.
-_LARGEST = 1e100
 # One picture holds so many runs; an HTML page holds all of them, each as a picture of its own.
 _MOST_IN_ONE = 12
 
@@ -113,7 +112,7 @@ def _state_patches(outcome: Outcome) -> list[Patch]:
 def _curve(axes: Axes, outcome: Outcome) -> None:
     log, points = outcome.log, outcome.log.points
     finite = np.isfinite(points.loss)
-    steps, losses = points.step[finite], np.clip(points.loss[finite], -_LARGEST, _LARGEST)
+    steps, losses = points.step[finite], within(points.loss[finite])
     evaluations = log.evaluations if log.judged == "loss" else None
     _shade(axes, outcome)
     raw = envelope(steps, losses)

@@ -15,10 +15,11 @@ from stallwatch.detector.checks.contract import Check
 from stallwatch.detector.checks.learning import LEARNING_CHECKS
 from stallwatch.detector.core.findings import Finding
 from stallwatch.detector.core.learning import LossAssessment, LossPoint
+from stallwatch.detector.core.magnitudes import number_within, within
 from stallwatch.detector.core.observations import AttemptObservation, EvaluationObservation
 from stallwatch.detector.diagnosis import DIAGNOSED, STANDALONE_CHECKS, explain
 from stallwatch.detector.diagnosis.suspicion import Suspicion
-from stallwatch.detector.importers.log import Floats, TrainingLog
+from stallwatch.detector.importers.log import TrainingLog
 from stallwatch.detector.importers.source import Progress, no_progress
 from stallwatch.detector.report.blocks import Block, blocks
 from stallwatch.detector.report.outcome import Look, Outcome, StateEntry
@@ -28,7 +29,6 @@ from stallwatch.detector.signals.loss import LossConfig, LossSignal
 from stallwatch.detector.signals.vitals import VitalsSignal
 
 _PROGRESS_POINTS = 1000
-_LARGEST_LOSS = 1e100
 # A run of so many times the fewest steps that a plateau takes is one that somebody would train.
 _SHORTEST_RUN = 10
 # One or two losses that are not finite are skipped by any loss scaler; as many as this in a row are no accident.
@@ -50,7 +50,7 @@ def replay(
     analysis = _Analysis(
         log, positions, LossSignal(config=config), rules=RuleBook(config=rules) if rules else None
     )
-    # What a loss of 1e100 does to a fit is seen in the verdict; numpy's own word on it helps nobody.
+    # What a loss of 1e60 does to a fit is seen in the verdict; numpy's own word on it helps nobody.
     with np.errstate(all="ignore"):
         analysis.run(progress)
     return analysis.outcome()
@@ -68,11 +68,12 @@ def _evaluations(log: TrainingLog, positions: Positions) -> Iterator[tuple[int, 
     steps = positions.encode(evaluations.step)
     for index, row in enumerate(evaluations.row.tolist()):
         metrics = {
-            name: float(values[index])
+            name: number_within(float(values[index]))
             for name, values in evaluations.metrics.items()
             if not math.isnan(values[index])
         }
-        yield row, EvaluationObservation(int(steps[index]), float(evaluations.loss[index]), 1.0, metrics)
+        loss = number_within(float(evaluations.loss[index]))
+        yield row, EvaluationObservation(int(steps[index]), loss, 1.0, metrics)
 
 
 def _checks() -> list[Check]:
@@ -116,7 +117,7 @@ class _Analysis:
     def run(self, progress: Progress) -> None:
         """Points of the judged series and evaluations, in the order of the log, with a new attempt where steps go back."""
         points = self.log.points
-        points = replace(points, loss=_bounded(points.loss))
+        points = replace(points, loss=within(points.loss))
         evaluations = deque(_evaluations(self.log, self.positions) if self.log.judged == "loss" else ())
         attempt, fed = 0, 0
         for block in blocks(points, self.positions.encode(points.step), lambda: self.signal.next_look):
@@ -241,11 +242,6 @@ class _Analysis:
             advice=tuple(words(advice) for advice in finding.advice),
             causes=tuple(replace(cause, reason=words(cause.reason)) for cause in finding.causes),
         )
-
-
-def _bounded(loss: Floats) -> Floats:
-    """Losses whose squares are still numbers; what is not finite stays as it is."""
-    return np.where(np.isfinite(loss), np.clip(loss, -_LARGEST_LOSS, _LARGEST_LOSS), loss)
 
 
 def _whole(step: float) -> int:

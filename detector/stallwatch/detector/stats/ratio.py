@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+import sys
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,9 +37,27 @@ def ratio_of_means(x: NDArray[np.float64], y: NDArray[np.float64]) -> Ratio | No
     consecutive pairs. Unlike the delta method, Fieller's interval holds where the denominator is hardly known, and opens
     where it is not known to be above 0. None where the pairs contradict a denominator above 0, or are too few.
     """
-    count = min(len(x), _GROUPS)
-    if count < _FEWEST:
+    if min(len(x), _GROUPS) < _FEWEST:
         return None
+    (x, unit_of_x), (y, unit_of_y) = _near_one(x), _near_one(y)
+    ratio = _ratio(x, y)
+    if ratio is None:
+        return None
+    unit = min(max(unit_of_x / unit_of_y, sys.float_info.min), sys.float_info.max)
+    return replace(ratio, value=ratio.value * unit, low=ratio.low * unit, high=ratio.high * unit)
+
+
+def _near_one(values: NDArray[np.float64]) -> tuple[NDArray[np.float64], float]:
+    """The values in a unit in which the largest is 1 to 2, and that unit, a power of two: squares of any others may be no numbers."""
+    largest = float(np.max(np.abs(values)))
+    if not 0 < largest < math.inf:
+        return values, 1.0
+    unit = math.ldexp(1.0, math.frexp(largest)[1] - 1)
+    return values / unit, unit
+
+
+def _ratio(x: NDArray[np.float64], y: NDArray[np.float64]) -> Ratio | None:
+    count = min(len(x), _GROUPS)
     edges = np.linspace(0, len(x), count + 1).astype(np.int64)
     sizes = np.diff(edges)
     groups = np.stack([np.add.reduceat(each, edges[:-1]) / sizes for each in (x, y)])
@@ -63,5 +82,5 @@ def ratio_of_means(x: NDArray[np.float64], y: NDArray[np.float64]) -> Ratio | No
     if top <= 0 or bottom <= 0:
         value = max(top / bottom, 0.0) if bottom > 0 else math.inf
         return Ratio(value, math.inf, low, high)
-    relative = v_top / top**2 + v_bottom / bottom**2 - 2 * v_both / (top * bottom)
+    relative = v_top / top / top + v_bottom / bottom / bottom - 2 * v_both / top / bottom
     return Ratio(top / bottom, math.sqrt(max(relative, 0.0)), low, high)
