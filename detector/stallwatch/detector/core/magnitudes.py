@@ -9,9 +9,8 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from numpy.typing import NDArray
 
-Floats = NDArray[np.float64]
+from stallwatch.detector.core.observations import Floats
 
 LARGEST = 1e60
 """Of a loss, a metric, a norm, a learning rate."""

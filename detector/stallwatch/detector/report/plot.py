@@ -112,6 +112,7 @@ def _state_patches(outcome: Outcome) -> list[Patch]:
 def _curve(axes: Axes, outcome: Outcome) -> None:
     log, points = outcome.log, outcome.log.points
     finite = np.isfinite(points.loss)
+    # As the analysis takes them; no axis reaches much further.
     steps, losses = points.step[finite], within(points.loss[finite])
     evaluations = log.evaluations if log.judged == "loss" else None
     _shade(axes, outcome)

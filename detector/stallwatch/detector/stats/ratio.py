@@ -37,7 +37,7 @@ def ratio_of_means(x: NDArray[np.float64], y: NDArray[np.float64]) -> Ratio | No
     consecutive pairs. Unlike the delta method, Fieller's interval holds where the denominator is hardly known, and opens
     where it is not known to be above 0. None where the pairs contradict a denominator above 0, or are too few.
     """
-    if min(len(x), _GROUPS) < _FEWEST:
+    if len(x) < _FEWEST:
         return None
     (x, unit_of_x), (y, unit_of_y) = _near_one(x), _near_one(y)
     ratio = _ratio(x, y)
