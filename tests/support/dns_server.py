@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import struct
 import threading
@@ -48,4 +49,6 @@ class DnsServer:
             reply = query[:2] + struct.pack(">5H", flags, 1, int(found), 0, 0) + question
             if found:
                 reply += struct.pack(">HHHIH", 0xC00C, 1, 1, 1, 4) + self._answer
-            self._socket.sendto(reply, sender)
+            # Who asked may be gone, and this server be closed, by now.
+            with contextlib.suppress(OSError):
+                self._socket.sendto(reply, sender)

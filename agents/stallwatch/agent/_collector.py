@@ -50,6 +50,8 @@ class Collector:
         )
         self._events = BoundedQueue[wire.Event](limit_bytes // 8, drops, lambda each: each.step)
         self._lags = LagTracker()
+        self._collecting = False
+        """Whether what was taken from the queues may not be in a batch yet."""
         self._errors = 0
         self.max_batch_steps = MAX_BATCH_STEPS
         self.max_message_bytes = MAX_MESSAGE_BYTES
@@ -87,7 +89,7 @@ class Collector:
 
     def idle(self) -> bool:
         """Whether nothing waits to be put into a batch."""
-        return not (len(self._records) or len(self._evaluations) or len(self._events))
+        return not (len(self._records) or len(self._evaluations) or len(self._events) or self._collecting)
 
     def obey(self, max_batch_steps: int, max_message_bytes: int) -> None:
         """Keeps to what the detector takes in one message; 0 says nothing."""
@@ -101,6 +103,13 @@ class Collector:
 
         Losses are told in the batch that comes next; with `last`, in one of their own, for no other may come.
         """
+        self._collecting = True
+        try:
+            return self._collect(last=last)
+        finally:
+            self._collecting = False
+
+    def _collect(self, *, last: bool) -> int:
         before = self._buffer.next_sequence
         while True:
             contents = Contents(

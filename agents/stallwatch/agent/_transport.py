@@ -142,7 +142,8 @@ class Transport:
         """Waits for it; returns whether everything was safe at the detector in time."""
         if self._thread.is_alive() and self._thread is not threading.current_thread():
             self._thread.join(max(deadline - monotonic(), 0.0))
-        return not len(self._buffer) and self._collector.idle()
+        # In this order: what leaves the collector between the two questions is in the buffer by the second.
+        return self._collector.idle() and not len(self._buffer)
 
     def _run(self) -> None:
         while True:

@@ -10,8 +10,12 @@ from support.waiting import wait_until
 
 @pytest.fixture
 def quick(monkeypatch):
-    """An agent whose waits are as much shorter as a test is than a training: batches, tries and patience, all in proportion."""
+    """An agent whose waits are as much shorter as a test is than a training: batches, tries and patience, all in proportion.
+
+    Only its patience at the end is longer: what has to arrive does so however long the machine stands still meanwhile.
+    """
     for name, seconds in (
+        ("_agent.CLOSE_SECONDS", 60.0),
         ("_transport.BATCH_SECONDS", 0.05),
         ("_transport.OFFLINE_BATCH_SECONDS", 0.1),
         ("_transport.FIRST_RETRY_SECONDS", 0.02),

@@ -50,8 +50,9 @@ def options(endpoint: str, **more):
 # --- the detector and the way to it ---------------------------------------------------------------------------------------
 
 
-def test_detector_that_never_answers(alone):
+def test_detector_that_never_answers(alone, monkeypatch):
     """Nobody listens at all: the training is the same, and closing gives up."""
+    monkeypatch.setattr("stallwatch.agent._agent.CLOSE_SECONDS", 1.0)
     assert train(agent=options("127.0.0.1:9")) == alone()
 
 

@@ -126,6 +126,23 @@ def test_batches_hold_at_most_as_many_steps_as_the_detector_takes(drops):
     assert collector.idle()
 
 
+def test_collector_is_not_idle_while_a_batch_is_being_made(drops, monkeypatch):
+    """Whoever asks just then, as closing does when its time is over, must not hear that nothing waits."""
+    buffer = BatchBuffer(10**7, drops)
+    collector = Collector(buffer, drops, WAITING_BYTES)
+    collector.add_record(record(1))
+    idle = []
+
+    def keeping(*arguments):
+        idle.append((collector.idle(), len(buffer)))
+        return BatchBuffer.append(buffer, *arguments)
+
+    monkeypatch.setattr(buffer, "append", keeping)
+    collector.collect()
+    assert idle == [(False, 0)]
+    assert (collector.idle(), len(buffer)) == (True, 1)
+
+
 def test_change_of_parameter_groups_begins_a_new_batch(drops):
     """The learning rates of a batch are a table: a group more is another table."""
     buffer = BatchBuffer(10**7, drops)
