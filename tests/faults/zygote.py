@@ -17,12 +17,16 @@ import threading
 import traceback
 from typing import Any, NoReturn
 
+from stallwatch.agent._lifecycle import leave_forks_alone
+
 POLL_SECONDS = 0.05
 WIRE = "stallwatch.v1.telemetry_pb2_grpc"
 
 
 def main() -> None:
     """Serve until standard input ends; then end whatever still runs."""
+    # The agent would do so before it imports gRPC.
+    leave_forks_alone()
     # The imports that take the time: also those that DDP makes at its first wrap (0.8 s) and the agent at its start.
     for name in ("faults.catalogue", "faults.job", "torch._dynamo", "stallwatch.agent._attach", WIRE):
         importlib.import_module(name)

@@ -46,6 +46,7 @@ def main() -> None:
 def _prepare() -> None:
     from stallwatch.agent import _config as config
     from stallwatch.agent import _environment as environment
+    from stallwatch.agent._lifecycle import leave_forks_alone
 
     if config.disabled():
         return
@@ -54,6 +55,8 @@ def _prepare() -> None:
             "stallwatch: not watching, set %s", environment.ENDPOINT
         )
         return
+    # Before the script imports gRPC for itself.
+    leave_forks_alone()
     try:
         from stallwatch.agent._autoattach import AutoAttachment
 

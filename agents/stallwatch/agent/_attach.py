@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 from stallwatch.agent import _config as config
 from stallwatch.agent import _environment as environment
 from stallwatch.agent._errors import AlreadyAttachedError, ConfigurationError
+from stallwatch.agent._lifecycle import leave_forks_alone
 
 if TYPE_CHECKING:
     import torch
@@ -85,12 +85,14 @@ def attach(
         accumulation_steps=accumulation_steps,
         probes=probes,
     )
+    off = config.disabled()
+    if not off and settings.endpoint is not None:
+        leave_forks_alone()
     from stallwatch.agent._agent import Agent, Core
     from stallwatch.agent._identity import identify
     from stallwatch.agent._probe import model as models
     from stallwatch.agent._registry import claim, watched, watched_run
 
-    off = config.disabled()
     if off or settings.endpoint is None:
         reason = (
             f"{environment.DISABLED} is set"
@@ -116,9 +118,6 @@ def attach(
             f"pass run='{identity.run}/name' with a name for this one"
         )
         raise AlreadyAttachedError(message)
-    # gRPC's core would print two lines into the job's log at each fork of the process, that is for each worker of a data
-    # loader. That it is off is what gRPC for Python says anyway; who needs it sets it, and it is left.
-    os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
     try:
         core = Core(settings, identity, seen, optimizers)
     except Exception as error:

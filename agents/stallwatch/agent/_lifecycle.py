@@ -21,6 +21,17 @@ _lock = threading.Lock()
 _registered = False
 
 
+def leave_forks_alone() -> None:
+    """Turns gRPC's own handling of forks off. It is read when gRPC is imported, so this is called before.
+
+    With it a line is in the job's log for each fork of the process, that is for each worker of a data loader. Worse, gRPC's
+    threads are started again in a child that is about to close its files and become another program, as `subprocess` does it
+    with `preexec_fn`, and about one such child in a hundred then ends by SIGABRT. That it is off is what gRPC for Python says
+    anyway; who needs it sets it, and it is left.
+    """
+    os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
+
+
 def follow(core: Core) -> None:
     """From now on the core hears of forks and of the end of the process."""
     global _registered  # noqa: PLW0603 -- such callbacks cannot be taken back, so there is one for all
