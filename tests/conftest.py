@@ -6,6 +6,14 @@ import os
 
 import pytest
 
+# gRPC's own handling of forks is off in this process, and only here: it is read when gRPC is imported. With it a process that forks
+# while another thread opens or closes a server or a channel is ended by SIGABRT now and then, all tests with it, and so is a child
+# that closes its files. Ray's `Cluster` and `subprocess` with `preexec_fn` fork here, while servers come and go.
+os.environ["GRPC_ENABLE_FORK_SUPPORT"] = "0"
+import grpc  # noqa: F401
+
+del os.environ["GRPC_ENABLE_FORK_SUPPORT"]
+
 
 @pytest.fixture(autouse=True, scope="session")
 def _clean_environment():

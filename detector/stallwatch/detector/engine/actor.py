@@ -20,6 +20,7 @@ from stallwatch.detector.engine.durability import Durability, Mark
 from stallwatch.detector.engine.memory import resident_bytes
 from stallwatch.detector.engine.messages import AnalyzerSettings, IngestResult, PollResult, RankKey
 from stallwatch.detector.engine.migrations import FORMAT
+from stallwatch.detector.engine.pace import Pace
 from stallwatch.detector.engine.recording import Recorder
 from stallwatch.detector.engine.restoring import restore
 from stallwatch.detector.engine.saving import Saver
@@ -107,7 +108,9 @@ class RunAnalyzer:
         self._settle(0.0)
         touched: dict[RankKey, None] = {}
         duplicates = failures = 0
+        pace = Pace()
         for data in inputs:
+            pace.breathe()
             item = analyzer_pb2.AnalyzerInput.FromString(data)
             key = (item.rank, item.incarnation)
             touched[key] = None
