@@ -23,6 +23,8 @@ class Process:
     """Its place, once said."""
     over: bool = False
     """Its goodbye is durable: the process has ended."""
+    came_back_at: float = 0.0
+    """When it last introduced itself again."""
 
 
 class Agents:
@@ -55,7 +57,7 @@ class Agents:
             if process.hello.received_unix_seconds <= now:
                 again = Input()
                 again.CopyFrom(process.hello)
-                again.received_unix_seconds = now
+                again.received_unix_seconds = process.came_back_at = now
                 hellos.append(again)
             if process.goodbye is not None:
                 places.append(process.goodbye)
@@ -88,12 +90,30 @@ class Agents:
         return item
 
     def must_wait(self, place: int) -> bool:
-        """Whether this begins another attempt and the processes of the one before have not all ended."""
+        """Whether processes that have said goodbye must have ended first.
+
+        Before another attempt begins, as a launcher has it; and before time goes on: who has to say goodbye again would end later
+        than in the twin.
+        """
         item = self.script[place]
-        if item is None or item.WhichOneof("input") != "hello":
-            return False
-        older = item.incarnation - item.rank
-        return any(not process.over for key, process in self.processes.items() if key[1] - key[0] < older)
+        match item.WhichOneof("input") if item is not None else None:
+            case "hello":
+                older = item.incarnation - item.rank
+                return any(
+                    not process.over for key, process in self.processes.items() if key[1] - key[0] < older
+                )
+            case "tick":
+                return any(
+                    process.goodbye is not None and not process.over for process in self.processes.values()
+                )
+            case _:
+                return False
+
+    def last_heard(self, rank: int, undisturbed: float) -> float:
+        """When a rank was last heard of: later than in an undisturbed job when it had to come back to say goodbye again."""
+        return max(
+            [undisturbed, *(each.came_back_at for key, each in self.processes.items() if key[0] == rank)]
+        )
 
     def _is_of_one_that_ended(self, item: Input) -> bool:
         if item.WhichOneof("input") == "tick":

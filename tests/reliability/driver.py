@@ -270,7 +270,10 @@ def check(job: Job, state: bytes) -> None:
     # Everything, the count of what came twice included, is what the analysis makes of the inputs that have survived.
     recorded = differences(snapshot.encode(replayed), state)
     assert not recorded, f"not the state of the recorded inputs: {recorded}"
-    # But for that count it is what an undisturbed analysis makes of the job.
+    # But for that count, and for when who came back was last heard of, it is what an undisturbed analysis makes of the job.
+    seen_at = twin.state.ranks.seen_at
+    for rank in {key[0] for key in job.agents.processes}:
+        seen_at[rank] = job.agents.last_heard(rank, seen_at[rank])
     other = differences(snapshot.encode(without_duplicates(twin)), snapshot.encode(without_duplicates(final)))
     assert not other, f"not the state of the twin: {other}"
     store = Store(job.settings.store_url)

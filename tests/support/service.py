@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import ssl
 import subprocess
 import sys
@@ -18,7 +19,7 @@ from support.waiting import wait_until
 
 START_SECONDS = 90.0
 STARTS = 5
-"""On a full machine Ray may not start in its time: then a supervisor tries again, and so does this."""
+"""On a full machine Ray may not start in its time, or a port be taken: then a supervisor tries again, and so does this."""
 STOP_SECONDS = 40.0
 
 
@@ -64,10 +65,13 @@ class Service:
         for _ in range(STARTS):
             self._start()
             wait_until(
-                "the service listens, or ends", lambda: self._listens() or self._ray_failed(), START_SECONDS
+                "the service listens, or ends",
+                lambda: self._listens() or self._may_try_again(),
+                START_SECONDS,
             )
-            if not self._ray_failed():
+            if not self._may_try_again():
                 break
+            wait_until("its ports are free", self._ports_are_free, START_SECONDS)
         assert self._listens()
         return self
 
@@ -153,13 +157,30 @@ class Service:
                     return sample.value
         return None
 
-    def _ray_failed(self) -> bool:
+    def _may_try_again(self) -> bool:
+        """Whether it has ended for what passes: Ray was too slow, or a connection of somebody's has had a port of before meanwhile."""
         assert self.process is not None
-        return self.process.poll() == 1 and "the embedded Ray has not started" in self.log.read_text()[-2000:]
+        if self.process.poll() in {None, 0}:
+            return False
+        said = self.log.read_text()[-2000:]
+        return "the embedded Ray has not started" in said or (
+            self.grpc_port > 0 and "Address already in use" in said
+        )
+
+    def _ports_are_free(self) -> bool:
+        for port in filter(None, (self.grpc_port, self.http_port)):
+            with socket.socket() as probe:
+                # As servers do: connections of before that linger do not count.
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                try:
+                    probe.bind(("127.0.0.1", port))
+                except OSError:
+                    return False
+        return True
 
     def _listens(self) -> bool:
         assert self.process is not None
-        if self._ray_failed():
+        if self._may_try_again():
             return False
         if self.process.poll() is not None:
             raise AssertionError(f"the service ended: {self.log.read_text()}")
