@@ -15,6 +15,8 @@ import urllib.request
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from support.waiting import wait_until
 
 START_SECONDS = 90.0
@@ -40,6 +42,8 @@ class Service:
         """Sent with every request."""
         self.cwd: Path | None = None
         self.log = directory / "service.log"
+        self._log_began = 0
+        """Where what this start has said begins."""
 
     def __enter__(self) -> Service:
         """Start."""
@@ -80,6 +84,7 @@ class Service:
         (self.directory / "service.json").unlink(missing_ok=True)
         environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
         with self.log.open("ab") as log:
+            self._log_began = log.seek(0, os.SEEK_END)
             self.process = subprocess.Popen(
                 [*self.command(), *self.arguments],
                 stdout=log,
@@ -162,9 +167,19 @@ class Service:
         assert self.process is not None
         if self.process.poll() in {None, 0}:
             return False
-        said = self.log.read_text()[-2000:]
-        return "the embedded Ray has not started" in said or (
-            self.grpc_port > 0 and "Address already in use" in said
+        with self.log.open(encoding="utf-8") as log:
+            log.seek(self._log_began)
+            said = log.read()
+        if "the embedded Ray has not started" in said:
+            return self.process.poll() == 1
+        # Who listens there is left over from before the restart: that is no accident.
+        return self.grpc_port > 0 and "Address already in use" in said and not self._somebody_listens()
+
+    def _somebody_listens(self) -> bool:
+        ports = {self.grpc_port, self.http_port}
+        return any(
+            each.status == psutil.CONN_LISTEN and each.laddr.port in ports
+            for each in psutil.net_connections("tcp")
         )
 
     def _ports_are_free(self) -> bool:
