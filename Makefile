@@ -1,7 +1,7 @@
 # `make demo` and `make test` set themselves up from nothing; everything else is for those who work on Stallwatch.
 BIN := .venv/bin
 
-.PHONY: help setup demo test check format proto docs site bench bench-offline bench-verdicts bench-faults bench-chaos bench-diagnosis \
+.PHONY: help setup demo unit test suites coverage check format proto docs site bench bench-offline bench-verdicts bench-faults bench-chaos bench-diagnosis \
   bench-flood bench-kill fuzz soak sbom audit clean
 
 help: ## Lists the targets
@@ -15,8 +15,19 @@ setup: .venv/.ready ## Makes .venv and installs what tests and demo need
 demo: setup ## Trains a small model through four acts and shows what Stallwatch says (ARGS="--keep" leaves the service up)
 	@$(BIN)/stallwatch demo $(ARGS)
 
-test: setup check ## Checks and tests
-	@scripts/test $(ARGS)
+unit: setup ## The tests that need no service, no Ray and no browser (ARGS="-k straggler" goes to pytest)
+	@scripts/test unit $(ARGS)
+
+test: setup check ## The checks; unit, integration and deployment tests; a representative part of the long suites
+	@scripts/test test $(ARGS)
+
+suites: setup ## What `make test` leaves out: all of the suites of faults, chaos, reliability, fuzz and soak
+	@scripts/test suites $(ARGS)
+
+coverage: setup ## Branch coverage of agent and detector by the tests of `make test`, in build/coverage
+	@$(BIN)/coverage erase
+	@scripts/test test --cov --cov-append --cov-report= $(ARGS)
+	@$(BIN)/coverage html --quiet && $(BIN)/coverage report --format=total
 
 check: setup ## Format, lint, types, import contracts, wire
 	@scripts/check

@@ -15,7 +15,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import socket
 import subprocess
 import sys
 import tempfile
@@ -73,11 +72,8 @@ def measure(
     """The outage, the return, and what came of it."""
     from support.service import Service
 
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
     service = Service(folder / "detector")
-    service.grpc_port = port
-    with Rank(f"127.0.0.1:{port}", minutes, rate, speed, mib) as rank:
+    with Rank(service.grpc_address, minutes, rate, speed, mib) as rank:
         outage = rank.hears()
         with service:
             rank.tell(str(time.monotonic()))

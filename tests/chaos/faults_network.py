@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from chaos.fault import Fault, Loss
 from chaos.scene import Scene
-from support.monitoring import free_port
 from support.rank import Rank, hello, steps
+from support.reserved import reserve_port
 
 FLAPS = 16
 FLAP_SECONDS = 0.5
@@ -67,7 +67,7 @@ def full(scene: Scene) -> None:
 
 FAULTS = (
     Fault("network/nobody-there", "no detector, for the whole job", nobody,
-          endpoint=lambda _: f"127.0.0.1:{free_port()}", loss=Loss.ALL),
+          endpoint=lambda _: f"127.0.0.1:{reserve_port()}", loss=Loss.ALL),
     Fault("network/never-answers", "what listens at the address takes connections and says nothing", silence_from_the_start,
           endpoint=lambda scene: scene.mute.endpoint, loss=Loss.ALL),
     Fault("network/wrong-port", "the address is that of the detector's page, not of its agents' port", nobody,

@@ -1,4 +1,4 @@
-"""A few faults of the chaos table, one of each side. `make bench-chaos` does all of them."""
+"""The chaos table: in `make test` a fault of each side, in `make suites` all of them; `make bench-chaos` writes the table."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ import pytest
 from chaos.bench import open_bench
 from chaos.catalogue import FAULTS
 
-NAMES = (
+REPRESENTATIVE = {
     "network/half-open",
     "rank/forks",
     "rank/ends-by-error",
     "detector/analyzer-killed",
-)
+}
 
 
 @pytest.fixture(scope="module")
@@ -23,7 +23,13 @@ def bench(tmp_path_factory):
 
 
 @pytest.mark.timeout(180)
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(each, marks=[] if each in REPRESENTATIVE else [pytest.mark.suite], id=each)
+        for each in FAULTS
+    ],
+)
 def test_every_promise_is_kept(bench, name):
     """Training with the same bits, every step counted once, every finding kept."""
     outcome = bench.run(FAULTS[name])

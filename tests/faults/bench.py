@@ -18,6 +18,7 @@ from faults.scenario import Case, Ending, Lane
 from stallwatch.detector.checks import CHECKS
 from stallwatch.detector.diagnosis import CAUSES
 from support.service import Service
+from support.waiting import Patience
 
 POLL_SECONDS = 0.25
 SETTLE_SECONDS = 30.0
@@ -88,7 +89,7 @@ class Watch:
         self.folder = bench.folder / case.run.replace("/", "-").replace(":", "-")
         shutil.rmtree(self.folder, ignore_errors=True)
         self.folder.mkdir(parents=True)
-        self.deadline = time.monotonic() + case.scenario.patience_seconds
+        self.patience = Patience(case.scenario.patience_seconds)
         self.seen: dict[str, float] = {}
         self._path = f"/api/v1/runs/{quote(case.run, safe='')}"
 
@@ -138,28 +139,28 @@ class Watch:
             kinds = {finding["kind"] for finding in self.findings()}
             codes = ranks.codes()
             if scenario.ending is Ending.KILLED:
-                if scenario.kind in kinds or time.monotonic() > self.deadline:
+                if scenario.kind in kinds or not self.patience.lasts():
                     return
             else:
                 failed = [rank for rank, code in enumerate(codes) if code]
                 assert not failed, f"rank {failed[0]} failed: {self._log_of(ranks.attempt, failed[0])}"
                 if None not in codes:
                     return
-                assert time.monotonic() < self.deadline, f"still running after {scenario.patience_seconds} s"
+                assert self.patience.lasts(), f"still running after {scenario.patience_seconds} s"
             time.sleep(POLL_SECONDS)
 
     def _log_of(self, attempt: int, rank: int) -> str:
         return (self.folder / f"rank-{attempt}-{rank}.log").read_text()[-1500:]
 
     def _wait_until_finished(self) -> None:
-        deadline = time.monotonic() + SETTLE_SECONDS
+        patience = Patience(SETTLE_SECONDS)
         while True:
             self.findings()
             run = self.bench.service.get(self._path)
             if run is not None and run["state"] == "finished":
                 return
             state = run and run["state"]
-            assert time.monotonic() < deadline, f"the run is {state} {SETTLE_SECONDS:.0f} s after its end"
+            assert patience.lasts(), f"the run is {state} {SETTLE_SECONDS:.0f} s after its end"
             time.sleep(POLL_SECONDS)
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from faults.scenario import Case
+from support.reserved import reserve_port
 from support.waiting import wait_until
 
 TESTS = Path(__file__).resolve().parents[1]
@@ -136,7 +136,7 @@ class Torchrun:
         """Start all nodes; the first one is where they meet, and outlives the others."""
         order = self.folder / "order.json"
         order.write_text(json.dumps(self.order))
-        count, port = self.case.scenario.nodes, free_port()
+        count, port = self.case.scenario.nodes, reserve_port()
         # gloo leaves addresses in the store it meets in: with torchrun's own store, ranks of the next attempt would read
         # those of the last (torch 2.13), so every attempt gets a store of its own.
         variables = {**environment(), "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
@@ -175,10 +175,3 @@ class Torchrun:
                 node.send_signal(signal.SIGTERM)
         for node in self.nodes:
             node.wait(START_SECONDS)
-
-
-def free_port() -> int:
-    """A port that nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

@@ -26,6 +26,7 @@ def step(service: Service) -> int:
     return next((run["step"] for run in runs if run["run"] == RUN), -1)
 
 
+@pytest.mark.alone
 @pytest.mark.timeout(300)
 def test_a_killed_detector_costs_training_nothing_and_loses_no_step(tmp_path):
     """Killed with SIGKILL in mid-run and started again: no pause, no step lost or doubled, the finding still open."""

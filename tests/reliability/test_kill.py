@@ -8,6 +8,14 @@ from reliability.driver import kill_until
 from reliability.kill_service import kill_all
 
 
+@pytest.mark.suite
+@pytest.mark.timeout(900)
+def test_two_hundred_kills_leave_the_state_of_an_undisturbed_twin(tmp_path):
+    """As `make bench-kill` does."""
+    tally = kill_until(tmp_path, 200, int.from_bytes(tmp_path.name.encode()) % (1 << 32), batches=12)
+    assert sum(tally.kills.values()) == 200
+
+
 @pytest.mark.timeout(170)
 def test_kills_at_random_moments_leave_the_state_of_an_undisturbed_twin(tmp_path):
     """Of ingest, snapshot, restore and migration; the seed is drawn, and named when it fails."""

@@ -15,14 +15,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from support.reserved import reserve_network
 from support.service import Service
 from support.waiting import wait_until
 
-NETWORK = "10.77.46"
-BRIDGE = "stallwatch0"
-GATEWAY = f"{NETWORK}.1"
-"""This machine's own address on the bridge."""
-RAY_FOLDER = Path("/tmp/swray46")
 RAY_PORT = 6379
 START_SECONDS = 120.0
 
@@ -42,26 +38,39 @@ def allowed() -> bool:
     return made.returncode == 0 and bridged.returncode == 0
 
 
+class Network:
+    """A bridge of this machine, with a number that no other test uses."""
+
+    def __init__(self) -> None:
+        self.number = reserve_network()
+        self.bridge = f"swbridge{self.number}"
+        self.gateway = f"10.77.{self.number}.1"
+        """This machine's own address on the bridge."""
+        self.ray_folder = Path(f"/tmp/swray{self.number}")
+        """Where Ray's files are on each host: sockets are there, and a socket's path must be short."""
+
+
 class Host:
     """One machine, with a Ray node when `start_ray` was called."""
 
-    def __init__(self, number: int, logs: Path) -> None:
-        self.address = f"{NETWORK}.{number}"
+    def __init__(self, network: Network, number: int, logs: Path) -> None:
+        self.address = f"10.77.{network.number}.{number}"
         self.log = logs / f"host{number}.log"
-        self._name = f"stallwatch{number}"
-        inside, outside = "eth0", f"swveth{number}"
+        self._folder = network.ray_folder
+        self._name = f"stallwatch{network.number}-{number}"
+        inside, outside = "eth0", f"swveth{network.number}-{number}"
         # Left by a test run that was killed.
         subprocess.run(["ip", "netns", "del", self._name], capture_output=True, check=False)
         _run(f"ip netns add {self._name}")
         _run(f"ip link add {outside} type veth peer name {inside} netns {self._name}")
-        _run(f"ip link set {outside} master {BRIDGE} up")
+        _run(f"ip link set {outside} master {network.bridge} up")
         _run(f"ip -n {self._name} addr add {self.address}/24 dev {inside}")
         for interface in ("lo", inside):
             _run(f"ip -n {self._name} link set {interface} up")
         # Programs learn their own address from the route to the outside.
-        _run(f"ip -n {self._name} route add default via {GATEWAY}")
+        _run(f"ip -n {self._name} route add default via {network.gateway}")
         # Holds the mounts: what is started later enters them.
-        mounts = f"mount -t tmpfs none {RAY_FOLDER} && mount -t tmpfs none /dev/shm && exec sleep infinity"
+        mounts = f"mount -t tmpfs none {self._folder} && mount -t tmpfs none /dev/shm && exec sleep infinity"
         self._holder = subprocess.Popen(
             ["ip", "netns", "exec", self._name, "unshare", "-m", "sh", "-c", mounts]
         )
@@ -74,7 +83,7 @@ class Host:
 
     def start_ray(self, *arguments: str) -> None:
         """Start a Ray node, and wait until it is up; what one that died has left is removed, as the chart does."""
-        subprocess.run([*self.enter(), "sh", "-c", f"rm -rf {RAY_FOLDER}/*"], check=True)
+        subprocess.run([*self.enter(), "sh", "-c", f"rm -rf {self._folder}/*"], check=True)
         ray = shutil.which("ray", path=Path(sys.executable).parent)
         assert ray is not None
         command = [*self.enter(), ray, "start", *arguments, "--block", "--disable-usage-stats"]
@@ -118,26 +127,27 @@ class Host:
         subprocess.run(["ip", "netns", "del", self._name], capture_output=True, check=False)
 
     def _mounted(self) -> bool:
-        return f"none {RAY_FOLDER} tmpfs" in Path(f"/proc/{self._holder.pid}/mounts").read_text()
+        return f"none {self._folder} tmpfs" in Path(f"/proc/{self._holder.pid}/mounts").read_text()
 
 
 @contextmanager
-def hosts(count: int, logs: Path) -> Iterator[list[Host]]:
+def hosts(count: int, logs: Path) -> Iterator[tuple[Network, list[Host]]]:
     """Machines that reach each other and this one."""
-    RAY_FOLDER.mkdir(exist_ok=True)
-    subprocess.run(["ip", "link", "del", BRIDGE], capture_output=True, check=False)
-    _run(f"ip link add {BRIDGE} type bridge")
+    network = Network()
+    network.ray_folder.mkdir(exist_ok=True)
+    subprocess.run(["ip", "link", "del", network.bridge], capture_output=True, check=False)
+    _run(f"ip link add {network.bridge} type bridge")
     made: list[Host] = []
     try:
-        _run(f"ip addr add {GATEWAY}/24 dev {BRIDGE}")
-        _run(f"ip link set {BRIDGE} up")
-        made.extend(Host(number, logs) for number in range(2, 2 + count))
-        yield made
+        _run(f"ip addr add {network.gateway}/24 dev {network.bridge}")
+        _run(f"ip link set {network.bridge} up")
+        made.extend(Host(network, number, logs) for number in range(2, 2 + count))
+        yield network, made
     finally:
         for host in made:
             host.remove()
-        subprocess.run(["ip", "link", "del", BRIDGE], capture_output=True, check=False)
-        shutil.rmtree(RAY_FOLDER, ignore_errors=True)
+        subprocess.run(["ip", "link", "del", network.bridge], capture_output=True, check=False)
+        shutil.rmtree(network.ray_folder, ignore_errors=True)
 
 
 class HostedService(Service):

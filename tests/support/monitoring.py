@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import socket
 import subprocess
 import threading
 import urllib.parse
@@ -16,14 +15,8 @@ from typing import Any
 import pytest
 import yaml
 
+from support.reserved import reserve_port
 from support.waiting import wait_until
-
-
-def free_port() -> int:
-    """A port that nobody uses now."""
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return one.getsockname()[1]
 
 
 class _Process:
@@ -35,7 +28,7 @@ class _Process:
         if shutil.which(self.program) is None:
             pytest.skip(f"{self.program} is not installed: apt-get install {self.package}")
         folder.mkdir(parents=True, exist_ok=True)
-        self.port = free_port()
+        self.port = reserve_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.log = folder / "log"
         self._config = folder / "config.yml"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 from collections.abc import Iterator
@@ -14,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from support.reserved import reserve_port
 from support.waiting import wait_until
 
 PROGRAMS = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
@@ -31,9 +31,7 @@ class Server:
         self._user = ["runuser", "-u", "postgres", "--"] if os.geteuid() == 0 else []
         if self._user:
             shutil.chown(self.folder, "postgres")
-        with socket.socket() as one:
-            one.bind((address, 0))
-            self._port = one.getsockname()[1]
+        self._port = reserve_port()
         self._data = self.folder / "data"
         create = [*self._user, PROGRAMS[-1] / "initdb", "-D", self._data, "-U", "stallwatch", "--auth=trust"]
         subprocess.run(create, check=True, capture_output=True, cwd=self.folder)

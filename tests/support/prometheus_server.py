@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import socket
 import subprocess
 import time
 import urllib.error
@@ -13,32 +12,27 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from support.reserved import reserve_port
 from support.waiting import wait_until
 
 Series = tuple[dict[str, str], list[float]]
 """Labels, and the values over time; one for an instant query."""
 
 
-def free_port() -> int:
-    """A port that nobody uses now."""
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return one.getsockname()[1]
-
-
 class Prometheus:
-    """Scrapes each second, from when it is entered."""
+    """Scrapes each second, from its start on."""
 
     def __init__(self, directory: Path, scrape_configs: Sequence[dict[str, Any]]) -> None:
         self.directory = directory
-        self.url = f"http://127.0.0.1:{free_port()}"
+        self.url = f"http://127.0.0.1:{reserve_port()}"
         self.started = time.time()
+        self._process: subprocess.Popen[bytes] | None = None
         directory.mkdir(parents=True, exist_ok=True)
         # JSON is YAML.
         config = {"global": {"scrape_interval": "1s"}, "scrape_configs": list(scrape_configs)}
         (directory / "prometheus.yml").write_text(json.dumps(config))
 
-    def __enter__(self) -> Prometheus:
+    def start(self) -> None:
         """Start it, and wait until it is ready."""
         command = ["prometheus", f"--config.file={self.directory / 'prometheus.yml'}"]
         command += [f"--storage.tsdb.path={self.directory / 'data'}"]
@@ -46,12 +40,12 @@ class Prometheus:
         with (self.directory / "log").open("wb") as log:
             self._process = subprocess.Popen(command, stdout=log, stderr=log)
         wait_until("Prometheus is ready", self._ready)
-        return self
 
-    def __exit__(self, *_exception: object) -> None:
-        """Stop it."""
-        self._process.terminate()
-        self._process.wait(20)
+    def end(self) -> None:
+        """Stop it if it runs."""
+        if self._process is not None:
+            self._process.terminate()
+            self._process.wait(20)
 
     def instant(self, expression: str) -> list[Series]:
         """What a query says now."""
@@ -79,6 +73,7 @@ class Prometheus:
             raise AssertionError(f"{parameters}: {error.read().decode()}") from None
 
     def _ready(self) -> bool:
+        assert self._process is not None
         assert self._process.poll() is None, (self.directory / "log").read_text()
         try:
             with urllib.request.urlopen(f"{self.url}/-/ready", timeout=5) as answer:

@@ -13,6 +13,7 @@ import grpc
 
 from stallwatch.v1 import telemetry_pb2 as pb
 from stallwatch.v1 import telemetry_pb2_grpc
+from support.waiting import TURN_SECONDS, Patience
 
 RECONNECT_SECONDS = 0.1
 
@@ -175,16 +176,20 @@ class Rank:
     def wait_durable(self, sequence: int | None = None, seconds: float = 60.0) -> None:
         """Wait until a batch (all, when not said) is safe on the detector's disk."""
         target = self._sequence if sequence is None else sequence
+        patience = Patience(seconds)
         with self._changed:
-            if not self._changed.wait_for(lambda: self.durable >= target, seconds):
-                raise AssertionError(f"rank {self.hello.rank}: durable {self.durable} of {target}")
+            while self.durable < target:
+                assert patience.lasts(), f"rank {self.hello.rank}: durable {self.durable} of {target}"
+                self._changed.wait(TURN_SECONDS / 2)
 
     def wait_accepted(self, sequence: int | None = None, seconds: float = 60.0) -> None:
         """Wait until a batch (all, when not said) was analyzed."""
         target = self._sequence if sequence is None else sequence
+        patience = Patience(seconds)
         with self._changed:
-            if not self._changed.wait_for(lambda: self.accepted >= target, seconds):
-                raise AssertionError(f"rank {self.hello.rank}: accepted {self.accepted} of {target}")
+            while self.accepted < target:
+                assert patience.lasts(), f"rank {self.hello.rank}: accepted {self.accepted} of {target}"
+                self._changed.wait(TURN_SECONDS / 2)
 
     def finish(self, reason: str = "finished") -> None:
         """Say goodbye once everything is durable, and end."""

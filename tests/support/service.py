@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import ssl
 import subprocess
 import sys
@@ -15,13 +14,12 @@ import urllib.request
 from pathlib import Path
 from typing import Any
 
-import psutil
-
+from support.reserved import reserve_port
 from support.waiting import wait_until
 
 START_SECONDS = 90.0
 STARTS = 5
-"""On a full machine Ray may not start in its time, or a port be taken: then a supervisor tries again, and so does this."""
+"""On a busy machine Ray may not start in its time: then a supervisor tries again, and so does this."""
 STOP_SECONDS = 40.0
 
 
@@ -33,8 +31,8 @@ class Service:
         self.arguments = arguments
         self.environment = environment or {}
         self.process: subprocess.Popen[bytes] | None = None
-        self.grpc_port = 0
-        self.http_port = 0
+        self.grpc_port = reserve_port()
+        self.http_port = reserve_port()
         self.http_scheme = "http"
         self.ca: Path | None = None
         """Authority of its certificate, where it has one."""
@@ -51,6 +49,10 @@ class Service:
 
     def __exit__(self, *_exception: object) -> None:
         """Stop, whatever state it is in."""
+        self.end()
+
+    def end(self) -> None:
+        """Stop it if it runs."""
         if self.process is not None and self.process.poll() is None:
             self.stop()
 
@@ -75,7 +77,6 @@ class Service:
             )
             if not self._may_try_again():
                 break
-            wait_until("its ports are free", self._ports_are_free, START_SECONDS)
         assert self._listens()
         return self
 
@@ -163,35 +164,13 @@ class Service:
         return None
 
     def _may_try_again(self) -> bool:
-        """Whether it has ended for what passes: Ray was too slow, or a connection of somebody's has had a port of before meanwhile."""
+        """Whether it has ended because Ray was too slow to start."""
         assert self.process is not None
-        if self.process.poll() in {None, 0}:
+        if self.process.poll() != 1:
             return False
         with self.log.open(encoding="utf-8") as log:
             log.seek(self._log_began)
-            said = log.read()
-        if "the embedded Ray has not started" in said:
-            return self.process.poll() == 1
-        # Who listens there is left over from before the restart: that is no accident.
-        return self.grpc_port > 0 and "Address already in use" in said and not self._somebody_listens()
-
-    def _somebody_listens(self) -> bool:
-        ports = {self.grpc_port, self.http_port}
-        return any(
-            each.status == psutil.CONN_LISTEN and each.laddr.port in ports
-            for each in psutil.net_connections("tcp")
-        )
-
-    def _ports_are_free(self) -> bool:
-        for port in filter(None, (self.grpc_port, self.http_port)):
-            with socket.socket() as probe:
-                # As servers do: connections of before that linger do not count.
-                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-                try:
-                    probe.bind(("127.0.0.1", port))
-                except OSError:
-                    return False
-        return True
+            return "the embedded Ray has not started" in log.read()
 
     def _listens(self) -> bool:
         assert self.process is not None

@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from queue import SimpleQueue
-from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -18,6 +17,7 @@ import grpc
 
 from stallwatch.v1 import telemetry_pb2 as wire
 from stallwatch.v1 import telemetry_pb2_grpc as services
+from support.waiting import TURN_SECONDS, Patience
 
 RankKey = tuple[str, int, int]
 """Run, rank and incarnation."""
@@ -132,14 +132,13 @@ class TelemetryServer(services.TelemetryServiceServicer):
 
     def wait_for(self, condition: Callable[[TelemetryServer], object], timeout: float = 30.0) -> None:
         """Waits until a condition on what was received holds."""
-        deadline = monotonic() + timeout
+        patience = Patience(timeout)
         with self._changed:
             while not condition(self):
-                left = deadline - monotonic()
-                if left <= 0:
+                if not patience.lasts():
                     message = f"not met in {timeout:g} s; have {[(key, len(each.steps)) for key, each in self.ranks.items()]}"
                     raise TimeoutError(message)
-                self._changed.wait(min(left, 0.5))
+                self._changed.wait(TURN_SECONDS / 2)
 
     def send(self, response: wire.StreamResponse) -> None:
         """Sends something down every open stream."""

@@ -6,6 +6,7 @@ import json
 import random
 import shutil
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 
 import pytest
@@ -15,7 +16,7 @@ from support.job import Job
 from support.prometheus_server import Prometheus
 from support.rank import Rank, hello, steps
 from support.service import Service
-from support.waiting import wait_until
+from support.waiting import at_once, wait_until
 
 TRAINED = "trained"
 """A real gloo job, whose second rank applies its own gradient from `BYPASS_FROM` on."""
@@ -43,21 +44,23 @@ def observed(tmp_path_factory) -> Iterator[Observed]:
     if shutil.which("prometheus") is None:
         pytest.skip("prometheus is not installed: apt-get install prometheus")
     folder = tmp_path_factory.mktemp("grafana")
-    with Service(folder / "service", environment={"STALLWATCH_ALERTS": json.dumps(ALERTS)}) as service:
-        target = f"127.0.0.1:{service.http_port}"
-        pods = [
-            {"targets": [target], "labels": {"namespace": NAMESPACE, "pod": f"detector-{number}"}}
-            for number in (0, 1)
-        ]
-        scrapes = [
-            {"job_name": "machine", "static_configs": [{"targets": [target]}]},
-            {"job_name": "cluster", "static_configs": pods},
-        ]
+    service = Service(folder / "service", environment={"STALLWATCH_ALERTS": json.dumps(ALERTS)})
+    target = f"127.0.0.1:{service.http_port}"
+    pods = [
+        {"targets": [target], "labels": {"namespace": NAMESPACE, "pod": f"detector-{number}"}}
+        for number in (0, 1)
+    ]
+    scrapes = [
+        {"job_name": "machine", "static_configs": [{"targets": [target]}]},
+        {"job_name": "cluster", "static_configs": pods},
+    ]
+    prometheus = Prometheus(folder / "prometheus", scrapes)
+    with ExitStack() as stack:
+        stack.callback(service.end)
+        stack.callback(prometheus.end)
+        at_once(service.start, prometheus.start)
         arguments = ("--steps", str(STEPS), "--bypass", f"1:{BYPASS_FROM}:{STEPS}", "--batch", "4")
-        with (
-            Prometheus(folder / "prometheus", scrapes) as prometheus,
-            Job(folder, *arguments, ranks=2, run=TRAINED, endpoint=service.grpc_address) as job,
-        ):
+        with Job(folder, *arguments, ranks=2, run=TRAINED, endpoint=service.grpc_address) as job:
             ranks = tell(service.grpc_address)
             job.wait(150)
             for expression in (

@@ -111,6 +111,7 @@ def test_script_that_attaches_itself_takes_over(server, script):
     assert record.column("samples") == [5.0] * 20
 
 
+@pytest.mark.alone
 def test_termination_is_not_delayed(server, script):
     """SIGTERM ends the process as it would without the agent: no goodbye, which is how a lost rank looks."""
     process = start(script, server.endpoint, "hang")

@@ -37,6 +37,7 @@ def heartbeats(budget: float, steps: int = 80):
         return [each.agent for each in server.rank(0).heartbeats], server.rank(0).samples
 
 
+@pytest.mark.alone
 @pytest.mark.usefixtures("quick")
 def test_a_tenth_of_the_budget_is_sampled_more_thinly_and_said_so():
     """The period that heartbeats tell is the one that was kept, and the cost that they tell grows only."""

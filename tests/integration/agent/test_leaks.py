@@ -41,13 +41,20 @@ class Held:
 
 def settled(before: Held, more: int) -> Held:
     """What is held once threads and files are back to `more` above what they were."""
+    held = before
 
-    def back() -> Held | None:
+    def back() -> bool:
+        nonlocal held
         held = Held.now()
         within = held.files <= before.files + more and held.threads <= before.threads + more
-        return held if within and held.native_threads <= before.native_threads + more else None
+        return within and held.native_threads <= before.native_threads + more
 
-    return wait_until("threads and files to be given back", back, 20)
+    try:
+        # gRPC's pool of threads, which grows while the machine is busy, lets an idle one go after some time only.
+        wait_until("threads and files to be given back", back)
+    except AssertionError as error:
+        raise AssertionError(f"{error}: {before} before, {held} now") from None
+    return held
 
 
 def training():

@@ -87,6 +87,7 @@ def test_workers_of_a_data_loader(jobs, alone, kind):
         assert len(record.hellos) == len(record.goodbyes) == 1
 
 
+@pytest.mark.alone
 def test_sigterm_without_a_handler(jobs):
     """It ends the process at once, as without the agent: no handler stands in its way, and no goodbye is said."""
     with TelemetryServer() as server, jobs.start("none", endpoint=server.endpoint) as job:
@@ -129,6 +130,7 @@ def test_uncaught_exception_is_told(jobs):
         assert server.rank(0).steps == list(range(30))
 
 
+@pytest.mark.alone
 def test_exit_while_the_detector_is_down(jobs, alone):
     """The end of the process waits for the detector, for five seconds and no longer."""
     with jobs.start("left_open", endpoint="127.0.0.1:9") as job:

@@ -6,7 +6,8 @@ from datetime import datetime, timedelta, timezone
 
 import pytest
 
-from support.monitoring import Alertmanager, free_port
+from support.monitoring import Alertmanager
+from support.reserved import reserve_port
 from support.waiting import until
 
 
@@ -73,7 +74,7 @@ async def test_a_silence_ends_the_alert_and_its_end_brings_it_back(center, alert
 
 async def test_one_alertmanager_that_is_away_does_not_keep_the_other_from_its_alerts(center, alertmanager):
     """Errors and sends are counted for each."""
-    running = await center(alertmanagers=[f"http://127.0.0.1:{free_port()}", alertmanager.url])
+    running = await center(alertmanagers=[f"http://127.0.0.1:{reserve_port()}", alertmanager.url])
     await until("the alert", alertmanager.alerts)
     await until("the error", lambda: running.statistics.alertmanager_errors[0] >= 1)
     assert running.statistics.alertmanager_errors[1] == 0

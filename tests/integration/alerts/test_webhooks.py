@@ -8,7 +8,7 @@ import socket
 
 from stallwatch.detector.alerts import webhooks
 from stallwatch.detector.alerts.ledger import Ledger
-from support.monitoring import free_port
+from support.reserved import reserve_port
 from support.waiting import until
 
 
@@ -72,7 +72,7 @@ async def test_what_is_on_its_way_at_the_end_is_not_told_again(center, receiver)
 
 async def test_an_event_that_was_not_told_is_told_by_the_service_that_comes_back(center, receiver):
     """It was concluded before, and nobody was there to hear it."""
-    running = await center(webhooks=[{"url": f"http://127.0.0.1:{free_port()}"}])
+    running = await center(webhooks=[{"url": f"http://127.0.0.1:{reserve_port()}"}])
     await until("a try", lambda: running.statistics.webhook_errors[0])
     await center(webhooks=[{"url": receiver.url}])
     await until("the event", lambda: receiver.bodies)
@@ -109,7 +109,7 @@ async def test_an_event_is_given_up_when_it_is_refused_or_too_old(center, receiv
         running = await center(
             webhooks=[
                 {"url": receiver.url},
-                {"url": f"http://127.0.0.1:{free_port()}/secret-path", "retry_seconds": 0.1},
+                {"url": f"http://127.0.0.1:{reserve_port()}/secret-path", "retry_seconds": 0.1},
             ]
         )
         letters = running.statistics.dead_letters

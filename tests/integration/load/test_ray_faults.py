@@ -12,7 +12,7 @@ from support.rank import Rank, hello, steps
 from support.service import Service
 from support.waiting import wait_until
 
-pytestmark = [pytest.mark.timeout(240), pytest.mark.slow]
+pytestmark = pytest.mark.timeout(240)
 STORE_BYTES = 80_000_000
 MOST_RUNS = 8
 

@@ -39,10 +39,16 @@ def test_answers_of_a_live_run_are_as_described(service, told):
             assert problems(document, path, "get", 200, answer) == [], path
 
 
-@pytest.mark.slow
 @pytest.mark.timeout(240)
-def test_no_request_is_answered_by_anything_undescribed(service, told):
+@pytest.mark.parametrize(
+    ("examples", "seconds"),
+    [
+        pytest.param(2, 30, id="brief"),
+        pytest.param(8, 120, id="long", marks=pytest.mark.suite),
+    ],
+)
+def test_no_request_is_answered_by_anything_undescribed(service, told, examples, seconds):
     """Right ones are served, wrong ones refused, none ends in a 5xx: what Schemathesis makes of the document."""
-    outcome = schemathesis(service.url, told, "--max-examples", "8", "--max-time", "120")
+    outcome = schemathesis(service.url, told, "--max-examples", str(examples), "--max-time", str(seconds))
     assert outcome.returncode == 0, outcome.stdout[-6000:] + outcome.stderr[-2000:]
     assert "Tested: 13" in outcome.stdout

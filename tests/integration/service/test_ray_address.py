@@ -17,19 +17,9 @@ from urllib.parse import quote
 import pytest
 
 from support.rank import Rank, hello, steps
+from support.reserved import reserve_port
 from support.service import Service
 from support.waiting import wait_until
-
-
-def free_ports(count: int) -> list[int]:
-    """Ports that nobody uses now."""
-    sockets = [socket.socket() for _ in range(count)]
-    for one in sockets:
-        one.bind(("127.0.0.1", 0))
-    ports = [one.getsockname()[1] for one in sockets]
-    for one in sockets:
-        one.close()
-    return ports
 
 
 def processes_under(directory: Path) -> list[str]:
@@ -43,7 +33,7 @@ def ray_head():
     """`ray start --head`, on ports and in a folder of its own; its address."""
     # Ray puts sockets there, and a socket's path must be short.
     directory = Path(tempfile.mkdtemp(prefix="swray"))
-    port, *others = free_ports(8)
+    port, *others = (reserve_port() for _ in range(8))
     names = (
         "--node-manager-port",
         "--object-manager-port",
@@ -126,6 +116,7 @@ def test_runs_leave_nothing_behind_in_the_head(ray_head, tmp_path):
         assert len(classes() - before) == 1
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize(
     ("address", "says"),
     [
@@ -138,7 +129,7 @@ def test_runs_leave_nothing_behind_in_the_head(ray_head, tmp_path):
 )
 def test_a_wrong_address_fails_within_15_seconds_and_starts_nothing(tmp_path, address, says):
     """Exit code 2, one clear sentence on standard error, nothing on standard output, no process."""
-    (free,) = free_ports(1)
+    free = reserve_port()
     with socket.socket() as other:
         # Something listens here, and it is not Ray.
         other.bind(("127.0.0.1", 0))

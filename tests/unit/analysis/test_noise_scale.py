@@ -99,6 +99,7 @@ def estimates(world, spread, seed, steps=320, noise=0.7, rate=0.0):
     return said
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("world", WORLDS)
 @pytest.mark.parametrize("spread", SPREADS)
 def test_it_finds_the_truth_and_knows_its_error(world, spread):

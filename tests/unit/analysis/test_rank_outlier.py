@@ -172,6 +172,7 @@ def test_single_spikes_of_any_rank_are_not_called():
     assert not kinds(analyze(Job(steps=400, sample_period=8, sample_fault=spiking)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ranks", [3, 4, 8, 64])
 def test_healthy_jobs_have_no_outlier(ranks):
     """Jobs of 800 steps, noisy and less so."""

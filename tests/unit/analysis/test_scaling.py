@@ -339,6 +339,7 @@ def test_a_straggler_is_not_called_communication(ranks):
     assert one(analysis, "straggler").ranks == (1,)
 
 
+@pytest.mark.slow
 def test_a_tiny_job_that_waits_for_the_scheduler_is_healthy():
     """Steps of 6 ms of which 4 ms are waits, as on a machine with fewer cores than ranks; on an accelerator that is a finding."""
     job = DeclaredJob(steps=3000, step_seconds=0.002, faults=(exchange(0.004),))
@@ -346,6 +347,7 @@ def test_a_tiny_job_that_waits_for_the_scheduler_is_healthy():
     assert one(analyze(replace(job, device="cuda")), "communication_bound").severity == "warning"
 
 
+@pytest.mark.slow
 def test_a_large_job_without_faults_is_healthy():
     """1,500 steps of 64 ranks, restarted once: nothing of this section."""
     assert not scaling(two_attempts(Job(steps=750, ranks=64)))

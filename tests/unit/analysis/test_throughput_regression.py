@@ -139,6 +139,7 @@ def test_noise_is_no_regression(jitter):
     assert "throughput_regression" not in kinds(run(jitter=jitter, steps=3000, step_seconds=0.1))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("explained", "earliest"), [(0.0, 10.0), (0.3, 60.0), (1.0, 120.0)], ids=["none", "a part", "all"]
 )

@@ -129,6 +129,7 @@ def test_promtool_takes_the_rules(tmp_path):
         assert promtool("check", "rules", str(tmp_path / "rules.yaml")) == ""
 
 
+@pytest.mark.slow
 @needs_promtool
 def test_every_alert_does_not_fire_yet_fires_and_resolves(tmp_path):
     """At the minute it should, with all labels and annotations, and the finding's own sentence."""

@@ -141,6 +141,7 @@ def test_the_family_does_not_move_the_looks_at_the_vitals(peers):
     assert stored[0] == stored[1]
 
 
+@pytest.mark.slow
 def test_a_recording_with_a_family_replays_to_the_same_findings(tmp_path, peers):
     """It is an input like any other."""
     store = Store(sqlite_url(tmp_path))
