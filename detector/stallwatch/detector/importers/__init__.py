@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from stallwatch.detector.importers import (
+    console,
     delimited,
     json_records,
     keras_history,
@@ -57,6 +58,7 @@ FORMATS: dict[str, Format] = {
     "keras": Format(keras_history.NAME, keras_history.recognises, keras_history.read),
     "wandb": Format(wandb_export.NAME, wandb_export.recognises, wandb_export.read),
     "csv": Format(delimited.NAME, delimited.recognises, delimited.read),
+    "console": Format(console.NAME, console.recognises, console.read),
 }
 
 _SUFFIXES = frozenset({".csv", ".tsv", ".tab", ".json", ".jsonl", ".ndjson"})

@@ -8,45 +8,192 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 _EVALUATION = frozenset(
-    {"eval", "evaluation", "val", "valid", "validation", "validate", "dev", "test", "heldout"}
-)
-_TRAINING = frozenset({"train", "training", "tr"})
-_METRICS = frozenset(
     {
+        "eval",
+        "evaluation",
+        "val",
+        "valid",
+        "validation",
+        "validate",
+        "dev",
+        "devel",
+        "test",
+        "heldout",
+        "holdout",
+    }
+)
+_TRAINING = frozenset({"train", "training", "tr", "trn", "learn"})
+# Metrics that are better when they are higher, and when they are lower.
+_RISING_METRICS = frozenset(
+    [
         "acc",
         "accuracy",
         "accuracies",
         "auc",
         "auroc",
+        "auprc",
+        "ap",
+        "map",
         "bleu",
+        "sacrebleu",
+        "chrf",
+        "meteor",
+        "rouge",
+        "cider",
         "dice",
         "em",
         "f1",
+        "f2",
+        "fscore",
         "iou",
-        "map",
-        "mae",
         "miou",
+        "jaccard",
         "mrr",
-    }
-    | {
         "ndcg",
+        "hit",
+        "hits",
         "pixacc",
-        "ppl",
-        "perplexity",
         "precision",
         "psnr",
         "recall",
-        "rouge",
         "score",
         "ssim",
-        "top1",
-        "top5",
-    }
-    | {"cer", "wer"}
+        "top",
+        "kappa",
+        "mcc",
+        "r2",
+        "exact",
+        "spearman",
+        "pearson",
+        "correlation",
+        "reward",
+        "return",
+    ]
+)
+_FALLING_METRICS = frozenset(
+    [
+        "ppl",
+        "perplexity",
+        "wer",
+        "cer",
+        "ter",
+        "per",
+        "mae",
+        "mse",
+        "rmse",
+        "mape",
+        "error",
+        "err",
+        "fid",
+        "kid",
+        "lpips",
+        "epe",
+        "rmsle",
+        "bpc",
+        "bpb",
+        "brier",
+        "ece",
+    ]
+)
+_METRICS = _RISING_METRICS | _FALLING_METRICS
+# Metrics only with a number: `top5`, `hits10`.
+_AT_COUNTS = frozenset({"top", "hit", "hits"})
+_NO_METRIC = frozenset(
+    [
+        "sec",
+        "secs",
+        "second",
+        "seconds",
+        "time",
+        "ms",
+        "samples",
+        "tokens",
+        "memory",
+        "mem",
+        "batch",
+        "count",
+        "num",
+        "size",
+        "norm",
+        "lr",
+    ]
 )
 # Not losses although they are called so.
 _NOT_A_LOSS = frozenset(
-    {"scale", "scaler", "min", "max", "std", "weight", "weights", "running", "scaling", "best"}
+    [
+        "scale",
+        "scaler",
+        "min",
+        "max",
+        "std",
+        "var",
+        "weight",
+        "weights",
+        "scaling",
+        "best",
+        "mask",
+        "masks",
+        "num",
+        "count",
+        "counter",
+        "tokens",
+        "token",
+        "samples",
+        "time",
+        "ms",
+        "sec",
+        "secs",
+        "seconds",
+        "ratio",
+        "rate",
+        "lr",
+        "coef",
+        "coefficient",
+        "factor",
+        "grad",
+        "diff",
+        "delta",
+        "smoothing",
+        "fn",
+        "function",
+        "type",
+        "name",
+        "lowest",
+        "minimum",
+    ]
+)
+# What is a loss where nothing is called one, the likeliest first.
+_OBJECTIVES = (
+    *(
+        "objective",
+        "obj",
+        "cost",
+        "elbo",
+        "nelbo",
+        "neg_elbo",
+        "xent",
+        "ce",
+        "bce",
+        "criterion",
+        "energy",
+        "nlll",
+        "logloss",
+    ),
+    *(
+        "log_loss",
+        "binary_logloss",
+        "multi_logloss",
+        "mlogloss",
+        "kl",
+        "mse",
+        "rmse",
+        "mae",
+        "l1",
+        "l2",
+        "bpc",
+        "bpb",
+    ),
+    *("error", "err", "perplexity", "ppl"),
 )
 
 _LOSS = (
@@ -61,7 +208,17 @@ _LOSS = (
     ),
     *("loss_total", "lm_loss", "train_lm_loss", "train_loss_epoch", "training_loss_epoch", "loss_epoch"),
     *("train_epoch_loss", "epoch_loss", "nll_loss", "train_nll_loss", "train_nll", "nll", "cross_entropy"),
-    *("train_cross_entropy", "ce_loss", "train_ce_loss"),
+    *("train_cross_entropy", "ce_loss", "train_ce_loss", "losses", "train_losses", "training_losses"),
+    *(
+        "running_loss",
+        "train_running_loss",
+        "avg_loss",
+        "average_loss",
+        "mean_loss",
+        "train_avg_loss",
+        "avg_train_loss",
+    ),
+    *("average_training_loss", "average_train_loss", "avg_training_loss", "mean_train_loss", "smoothed_loss"),
 )
 _EVALUATION_LOSS = tuple(
     pattern.format(split)
@@ -76,6 +233,34 @@ _EVALUATION_LOSS = tuple(
         "{}_nll",
     )
 )
+_OPPONENTS = frozenset(
+    [
+        "g",
+        "d",
+        "gen",
+        "disc",
+        "generator",
+        "discriminator",
+        "dis",
+        "critic",
+        "actor",
+        "policy",
+        "value",
+        "real",
+        "fake",
+        "adv",
+        "adversarial",
+        "pi",
+        "vf",
+        "q",
+    ]
+)
+# Words around the name of an objective.
+_AROUND = (
+    _EVALUATION
+    | _TRAINING
+    | frozenset({"avg", "average", "mean", "total", "epoch", "step", "batch", "running", "current"})
+)
 _STEP = (
     *(
         "step",
@@ -89,7 +274,16 @@ _STEP = (
     *("iteration", "iter", "iterations", "iters", "num_updates", "train_num_updates", "update", "updates"),
     *("current_step", "iter_num", "it", "batch", "batches", "_step"),
 )
-_EPOCH = ("epoch", "train_epoch", "epochs", "current_epoch", "epoch_num", "trainer_epoch", "training_epoch")
+_EPOCH = (
+    "epoch",
+    "train_epoch",
+    "epochs",
+    "ep",
+    "current_epoch",
+    "epoch_num",
+    "trainer_epoch",
+    "training_epoch",
+)
 _LEARNING_RATE = (
     "lr",
     "learning_rate",
@@ -159,7 +353,9 @@ def plain(name: str) -> str:
 
 @lru_cache(maxsize=4096)
 def _words(name: str) -> frozenset[str]:
-    return frozenset(plain(name).split("_"))
+    # `mIoU` is one word to people.
+    whole = re.sub(r"[^0-9a-z]+", "_", name.lower())
+    return frozenset(plain(name).split("_")) | frozenset(whole.split("_"))
 
 
 def _ordered(names: Sequence[str], order: Sequence[str]) -> list[str]:
@@ -175,16 +371,59 @@ def is_evaluation(name: str) -> bool:
     return bool(words & _EVALUATION) and not words & _TRAINING
 
 
+def is_training(name: str) -> bool:
+    """Whether the name speaks of training data."""
+    return bool(_words(name) & _TRAINING)
+
+
+def best_losses(names: Sequence[str]) -> list[str]:
+    """Of the columns that may be the training loss those with a known name, or all where there is none."""
+    candidates = loss_candidates(names)
+    return [name for name in candidates if is_known_loss(name)] or candidates
+
+
 def is_loss(name: str) -> bool:
     """Whether the name is that of some loss."""
     words = _words(name)
-    return any(word.endswith("loss") or word == "nll" for word in words) and not words & _NOT_A_LOSS
+    if words & _NOT_A_LOSS and plain(name) not in _LOSS:
+        return False
+    return any(word.endswith(("loss", "losses")) or word == "nll" for word in words)
 
 
+@lru_cache(maxsize=4096)
 def is_metric(name: str) -> bool:
-    """Whether the name is that of a target metric, such as an accuracy."""
+    """Whether the name is that of a target metric, such as an accuracy; `top1` and `mAP50` are written with numbers."""
     words = _words(name)
-    return bool(words & _METRICS) and not is_loss(name)
+    if is_loss(name) or words & _NO_METRIC:
+        return False
+    return any(
+        word in _METRICS
+        or (bare := word.rstrip("0123456789")) in _METRICS
+        or (bare != word and bare in _AT_COUNTS)
+        for word in words
+    )
+
+
+def is_better_lower(name: str) -> bool:
+    """Whether a metric is better when it is lower, as an error rate is."""
+    return any(
+        word in _FALLING_METRICS or word.rstrip("0123456789") in _FALLING_METRICS for word in _words(name)
+    )
+
+
+def objective_candidates(names: Sequence[str], *, evaluation: bool = False) -> list[str]:
+    """What may be a loss where nothing is called one: `cost`, `rmse`, or just `train`; best first."""
+    found: list[tuple[int, str]] = []
+    for name in names:
+        words = set(plain(name).split("_")) - {""}
+        if words & _NOT_A_LOSS or bool(words & _EVALUATION and not words & _TRAINING) is not evaluation:
+            continue
+        core = "_".join(word for word in plain(name).split("_") if word not in _AROUND and not word.isdigit())
+        if core in _OBJECTIVES:
+            found.append((_OBJECTIVES.index(core), name))
+        elif not core and words & (_TRAINING | _EVALUATION):
+            found.append((len(_OBJECTIVES), name))
+    return [name for _, name in sorted(found, key=lambda each: each[0])]
 
 
 def loss_candidates(names: Sequence[str]) -> list[str]:
@@ -192,6 +431,11 @@ def loss_candidates(names: Sequence[str]) -> list[str]:
     known = _ordered(names, _LOSS)
     others = [name for name in names if is_loss(name) and not is_evaluation(name) and name not in known]
     return known + [name for name in others if not _words(name) & _EVALUATION]
+
+
+def are_opponents(names: Iterable[str]) -> bool:
+    """Whether the losses are those of networks that work against each other: their sum says nothing."""
+    return any(_words(name) & _OPPONENTS for name in names)
 
 
 def is_known_loss(name: str) -> bool:
@@ -247,4 +491,6 @@ def wanted(names: Iterable[str], selection: Selection) -> list[str]:
         chosen.update(candidates(names))
     chosen.update(gradient_norm_candidates(names))
     chosen.update(name for name in names if is_loss(name) or is_metric(name) or is_known_loss(name))
+    for evaluation in (False, True):
+        chosen.update(objective_candidates(names, evaluation=evaluation))
     return [name for name in names if name in chosen]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,17 +23,41 @@ _DELIMITERS = (",", "\t", ";", "|")
 # Below this many bytes the csv module has read the file before pandas is imported.
 _SMALL_BYTES = 6_000_000
 _CHUNK_ROWS = 200_000
+# Lines that are looked at to see whether a file of any name is a table.
+_LOOKED_AT = 40
+_LONGEST_HEADER = 200_000
+# A name with its value, as console text has it and a header has not.
+_PAIR = re.compile(r"[:=]\s{0,4}[\"']?[-+]?[0-9]")
 # A name for cells beyond the header that no column of a file has.
 _EXCESS = "\0"
 
 
 def recognises(path: Path, head: str) -> bool:
-    """A first line with at least two named cells, or a name that promises one column of them."""
-    first = next((line for line in head.splitlines() if line.strip()), "")
-    if first.lstrip().startswith(("{", "[")):
+    """A line of names with rows of as many cells below it, or a name that promises one column of them."""
+    found = [line for line in head.splitlines()[:_LOOKED_AT] if line.strip().lstrip("# ")]
+    if not found or found[0].lstrip().startswith(("{", "[")):
         return False
-    named = {".csv", ".tsv", ".tab"} & set(path.suffixes)
-    return bool(named) or any(delimiter in first for delimiter in _DELIMITERS[:2])
+    if {".csv", ".tsv", ".tab"} & {suffix.lower() for suffix in path.suffixes}:
+        return True
+    return any(_is_table(found, delimiter) for delimiter in _DELIMITERS[:3])
+
+
+def _is_table(found: Sequence[str], delimiter: str) -> bool:
+    """Whether these lines are cells between delimiters below a line of names."""
+    cells = found[0].lstrip("# ").split(delimiter)
+    if len(cells) < 2 or any(_PAIR.search(cell) for cell in cells) or len(found[0]) > _LONGEST_HEADER:
+        return False
+    below = [line.split(delimiter) for line in found[1:]]
+    alike = sum(len(row) == len(cells) and any(_is_number(cell) for cell in row) for row in below)
+    return alike >= 0.5 * len(below) if below else bool(loss_names([cell.strip() for cell in cells]))
+
+
+def _is_number(cell: str) -> bool:
+    try:
+        float(cell.strip().strip('"').replace(",", "."))
+    except ValueError:
+        return False
+    return True
 
 
 def read(path: Path, selection: Selection, progress: Progress) -> list[TrainingLog]:

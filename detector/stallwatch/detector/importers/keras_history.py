@@ -18,7 +18,12 @@ NAME = "Keras history"
 
 def recognises(_path: Path, head: str) -> bool:
     """Any other JSON object: `read` says what is missing when it is no history."""
-    return head.lstrip().startswith("{")
+    text = head.lstrip()
+    if not text.startswith("{") or text[1:].lstrip()[:1] not in {'"', "}", "", "{"}:
+        # A Python dictionary is console text.
+        return False
+    following = text.partition("\n")[2].lstrip()
+    return not following.startswith("{")
 
 
 def read(path: Path, selection: Selection, progress: Progress) -> list[TrainingLog]:

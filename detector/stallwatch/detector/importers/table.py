@@ -50,14 +50,25 @@ class Table:
         return np.where(place >= 0, column.value[np.maximum(place, 0)], np.nan)
 
 
-def to_log(table: Table, selection: Selection) -> TrainingLog:
-    """Read the table as a training log; raises `LogError` naming the file when it holds no loss."""
-    _require(table, selection)
-    loss = _chosen(table, selection.loss, _losses)
-    evaluation_loss = _chosen(table, selection.evaluation_loss, by_name.evaluation_loss_candidates, loss)
+def to_log(
+    table: Table,
+    selection: Selection,
+    *,
+    axis: Axis | None = None,
+    loss: str | None = None,
+    evaluation_loss: str | None = None,
+) -> TrainingLog:
+    """Read the table as a training log; raises `LogError` naming the file when it holds no loss.
+
+    Who has learned the axis and the losses from the file itself gives them; otherwise names decide.
+    """
+    if axis is None:
+        _require(table, selection)
+        loss = _chosen(table, selection.loss, _losses)
+        evaluation_loss = _chosen(table, selection.evaluation_loss, by_name.evaluation_loss_candidates, loss)
     if loss is None and evaluation_loss is None:
         raise _no_loss(table)
-    axis = read_axis(table, selection)
+    axis = axis or read_axis(table, selection)
     learning_rate = _chosen(table, selection.learning_rate, by_name.learning_rate_candidates)
     time = _chosen(table, selection.time, by_name.time_candidates)
     gradient_norm = _chosen(table, None, by_name.gradient_norm_candidates)
