@@ -6,8 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
 
 from stallwatch.detector.importers import LogError, Selection, TrainingLog, find_logs
+from support.console_grammar import SPELLINGS, Spelling, write
 from support.console_layouts import LAYOUTS, loss_at, rate_at
 
 
@@ -41,3 +43,17 @@ def test_text_without_a_loss_says_what_was_found(tmp_path: Path):
     ):
         read(tmp_path, "step=1 reward=2.5\nstep=2 reward=2.6\n")
     assert read(tmp_path, "step=1 reward=2.5\nstep=2 reward=2.6\n", loss="reward").loss.tolist() == [2.5, 2.6]
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(how=SPELLINGS)
+def test_spellings_combine_freely(tmp_path: Path, how: Spelling):
+    """Whatever the prefix, separator, delimiter, counter and wrapper: steps, losses, rates and evaluations are exact."""
+    truth = write(how)
+    log = read(tmp_path, truth.text)
+    assert log.axis == truth.axis
+    assert log.step - log.step[0] == pytest.approx(np.array(truth.positions) - truth.positions[0])
+    assert log.loss == pytest.approx(np.array(truth.losses), nan_ok=True)
+    if truth.rates:
+        assert log.learning_rate == pytest.approx(np.array(truth.rates), rel=1e-3)
+    assert log.evaluations.step.size == truth.evaluations

@@ -11,8 +11,9 @@ import codecs
 import re
 from array import array
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import chain, repeat
 from pathlib import Path
 from typing import IO, Any
 
@@ -37,10 +38,13 @@ _MOST_KEYS = 400
 # So many different lines are looked at in full, for what to say when no loss is found.
 _LEARNING_LINES = 2000
 _CHUNK_BYTES = 1 << 18
+# Numbers of so many lines of one kind are converted at a time.
+_WAITING = 2048
 _BREAKS = re.compile(r"\r|\x08+|\x0b|\x0c")
 _HEADER = re.compile(r"loss|epoch|step|iter|acc|val|metric|nll|err|map|bleu|wer|cer|ppl", re.IGNORECASE)
 _TOTAL = "\0total"
 _RANK = "\0rank"
+_NAN = float("nan")
 # A counter moves if it takes at least this share of the different values that there could be.
 _MOVING_SHARE = 0.8
 # Ranks' lines come interleaved; more ranks than this print no log in common.
@@ -71,7 +75,7 @@ class Kind:
         width = len(self.names)
         return np.frombuffer(self.data, dtype=np.float64).reshape(-1, width)[:, self.names.index(name)]
 
-    def only(self, mask: Flags) -> Kind:
+    def only(self, mask: Flags | Integers) -> Kind:
         """Some of its lines."""
         data = np.frombuffer(self.data, dtype=np.float64).reshape(-1, len(self.names))
         return replace(
@@ -81,6 +85,19 @@ class Kind:
             times=_packed("d", np.frombuffer(self.times, dtype=np.float64)[mask]),
             redrawn=_packed("b", np.frombuffer(self.redrawn, dtype=np.int8)[mask]),
         )
+
+    def sort(self) -> None:
+        """Put rows that came from several plans into the order of the file."""
+        places = self.places
+        if places.size > 1 and np.any(np.diff(places) < 0):
+            order = np.argsort(places, kind="stable")
+            sorted_one = self.only(order)
+            self.rows, self.data, self.times, self.redrawn = (
+                sorted_one.rows,
+                sorted_one.data,
+                sorted_one.times,
+                sorted_one.redrawn,
+            )
 
     @property
     def places(self) -> Integers:
@@ -104,6 +121,32 @@ class _Known:
     """Which of the picks is the timestamp."""
     following: _Known | None = None
     """What came after such a line the last time."""
+    match: Callable[[str], re.Match[str] | None] | None = None
+    """Takes a whole line as it is, where nothing but the numbers differs."""
+    rank: tuple[str, ...] = ()
+    waiting_rows: list[int] = field(default_factory=list)
+    waiting: list[tuple[str, ...]] = field(default_factory=list)
+
+    def drain(self) -> None:
+        """Hand the numbers that wait over to the kind."""
+        if not self.waiting or self.kind is None:
+            return
+        rows, waiting = self.waiting_rows, self.waiting
+        self.waiting_rows, self.waiting = [], []
+        clock, width = self.clock, len(self.kind.names) + (self.clock >= 0)
+        flat = list(chain.from_iterable(waiting))
+        times: Iterable[float] = repeat(_NAN, len(rows))
+        if clock >= 0:
+            times = map(lines.moment, flat[clock::width])
+            del flat[clock::width]
+        try:
+            values = list(map(float, flat))
+        except ValueError:
+            values = list(map(lines.number, flat))
+        self.kind.rows.extend(rows)
+        self.kind.times.extend(times)
+        self.kind.redrawn.frombytes(bytes(len(rows)))
+        self.kind.data.extend(values)
 
 
 def _is_counter(name: str) -> bool:
@@ -123,7 +166,6 @@ class Collector:
         self.keys: dict[str, str] = {}
         """Every key that was seen among the first lines, with an example."""
         self.lines = 0
-        self.used = 0
         self.cut_off = 0
         self._row = 0
         self._known: dict[tuple[object, ...], _Known] = {}
@@ -136,15 +178,39 @@ class Collector:
 
     def feed(self, text_lines: Iterable[str]) -> None:
         """Lines in order, each with or without its line end."""
+        last, row, count, fast = self._last, self._row, 0, False
         for line in text_lines:
-            self.lines += 1
-            if len(line) > lines.MOST_CHARACTERS and ("\r" in line or "\x08" in line):
-                self._parts(line)
-                continue
+            count += 1
+            known = last.following if last is not None else None
+            if known is not None and known.match is not None and len(line) <= lines.MOST_CHARACTERS:
+                match = known.match(line)
+                if match is not None:
+                    row += 1
+                    known.waiting_rows.append(row)
+                    known.waiting.append(match.groups() + known.rank)
+                    if len(known.waiting) >= _WAITING:
+                        known.drain()
+                    last, fast = known, True
+                    continue
+            if fast:
+                self._stored, fast = None, False
+            self._last, self._row = last, row
             if "\r" in line or "\x08" in line or "\x0c" in line or "\x0b" in line:
                 self._parts(line)
             else:
                 self._one(line)
+            last, row = self._last, self._row
+        self._last, self._row = last, row
+        self.lines += count
+
+    def finish(self) -> list[Kind]:
+        """The kinds of lines that hold something, each with its rows in order."""
+        for known in self._known.values():
+            known.drain()
+        kinds = [kind for kind in self.kinds.values() if kind.rows]
+        for kind in kinds:
+            kind.sort()
+        return kinds
 
     def _parts(self, line: str) -> None:
         """What is drawn over one another in one line."""
@@ -206,6 +272,8 @@ class Collector:
         plan = lines.planned(texts, numbers)
         known = self._adopted(plan, numbers, text, raw)
         if len(self._known) >= _MOST_PLANS:
+            for each in self._known.values():
+                each.drain()
             self._known.clear()
             self._last = None
         self._known[texts] = known
@@ -250,7 +318,11 @@ class Collector:
         plan.compile(numbers)
         scales = [scale for _, _, scale in names]
         clock = plan.picks.index(plan.clock) if plan.clock >= 0 else -1
-        return _Known(plan, kind, scales if any(scale != 1.0 for scale in scales) else None, clock)
+        known = _Known(plan, kind, scales if any(scale != 1.0 for scale in scales) else None, clock)
+        if known.scales is None and not kind.counters_only and plan.fast is not None:
+            known.match = plan.fast.fullmatch
+            known.rank = (str(plan.rank),) if plan.rank >= 0 and plan.rank_place < 0 else ()
+        return known
 
     @staticmethod
     def _context(plan: Plan) -> str:
@@ -326,12 +398,12 @@ class Collector:
         kind = known.kind
         if kind is None:
             return
-        time = float("nan")
-        if known.clock >= 0:
-            numbers = list(numbers)
-            time = lines.moment(numbers.pop(known.clock))
+        time, clock = _NAN, known.clock
+        if clock >= 0:
+            time = lines.moment(numbers[clock])
+            numbers = numbers[1:] if clock == 0 else [*numbers[:clock], *numbers[clock + 1 :]]
         try:
-            values = [float(number) for number in numbers]
+            values = list(map(float, numbers))
         except ValueError:
             try:
                 values = [lines.number(number) for number in numbers]
@@ -350,7 +422,6 @@ class Collector:
             kind.rows.pop()
             kind.times.pop()
             kind.redrawn.pop()
-        self.used += 1
         self._stored = kind
         kind.rows.append(self._row)
         kind.times.append(time)
@@ -465,6 +536,26 @@ class _Series:
     values: Floats
 
 
+def _in_order(parts: Sequence[tuple[Integers, Floats]]) -> tuple[Integers, Floats]:
+    """Rows and values of several kinds as one series in the order of the file."""
+    if len(parts) == 1:
+        return parts[0]
+    rows = np.concatenate([rows for rows, _ in parts])
+    values = np.concatenate([values for _, values in parts])
+    order = np.argsort(rows, kind="stable")
+    return rows[order], values[order]
+
+
+def _among(rows: Integers, others: Integers) -> Flags:
+    """Which of these ascending rows are among others, ascending as well."""
+    if rows.size == others.size and np.array_equal(rows, others):
+        return np.ones(rows.size, dtype=bool)
+    if not others.size:
+        return np.zeros(rows.size, dtype=bool)
+    flags: Flags = others[np.minimum(np.searchsorted(others, rows), others.size - 1)] == rows
+    return flags
+
+
 def _series(families: Sequence[Family]) -> dict[str, _Series]:
     """The columns by name; of several families with the same name, the largest has it and the others a longer one."""
     found: dict[str, _Series] = {}
@@ -474,15 +565,13 @@ def _series(families: Sequence[Family]) -> dict[str, _Series]:
             for name in kind.keys:
                 pieces.setdefault(_column_name(kind, name), []).append((kind.places, kind.column(name)))
         for name, parts in pieces.items():
-            rows = np.concatenate([rows for rows, _ in parts])
-            values = np.concatenate([values for _, values in parts])
-            order = np.argsort(rows, kind="stable")
+            rows, values = _in_order(parts)
             label, context = name, _plain_context(family.kinds[0])
             for more in (f"{name} ({context})", *(f"{name} ({number})" for number in range(2, 99))):
                 if label not in found:
                     break
                 label = more
-            found.setdefault(label, _Series(label, family, rows[order], values[order]))
+            found.setdefault(label, _Series(label, family, rows, values))
     return found
 
 
@@ -540,7 +629,7 @@ def text_pieces(raw: IO[bytes]) -> Iterator[list[str]]:
 
 def logs_of(collector: Collector, name: str, file: str) -> list[TrainingLog]:
     """What the lines hold; raises `NotALogError` with what was found where there is no loss among it."""
-    kinds = [kind for kind in collector.kinds.values() if kind.rows]
+    kinds = collector.finish()
     notes: list[str] = []
     kinds = _one_rank(kinds, notes)
     series = _series(_families(kinds))
@@ -692,7 +781,7 @@ class _Learner:
             np.zeros(rows.size, dtype=bool),
         )
         for kind in holders:
-            here = np.isin(rows, kind.places, assume_unique=True)
+            here = _among(rows, kind.places)
             at = np.searchsorted(kind.places, rows[here])
             redrawn[here] = np.frombuffer(kind.redrawn, dtype=np.int8)[at] != 0
             for name in kind.names:
@@ -706,15 +795,15 @@ class _Learner:
     @staticmethod
     def _says_more(holders: Sequence[Kind], inside: Integers, ends: Integers) -> bool:
         """Whether the lines at the end hold an evaluation that those before have not."""
-        before = {key for kind in holders if np.isin(kind.places, inside).any() for key in kind.keys}
-        after = {key for kind in holders if np.isin(kind.places, ends).any() for key in kind.keys}
+        before = {key for kind in holders if _among(kind.places, inside).any() for key in kind.keys}
+        after = {key for kind in holders if _among(kind.places, ends).any() for key in kind.keys}
         return _evaluated(after - before)
 
     @staticmethod
     def _other_form(holders: Sequence[Kind], inside: Integers, ends: Integers) -> bool:
         """Whether the lines before the end say something that the last one does not, such as how long it will take."""
-        before = {key for kind in holders if np.isin(kind.places, inside).any() for key in kind.all_keys}
-        after = {key for kind in holders if np.isin(kind.places, ends).any() for key in kind.all_keys}
+        before = {key for kind in holders if _among(kind.places, inside).any() for key in kind.all_keys}
+        after = {key for kind in holders if _among(kind.places, ends).any() for key in kind.all_keys}
         return bool(before - after)
 
     def _positions(
@@ -753,7 +842,7 @@ class _Learner:
         """Counters in the lines of the series."""
         found: dict[str, _Counter] = {}
         for kind in main.family.kinds:
-            here = np.isin(rows, kind.places, assume_unique=True)
+            here = _among(rows, kind.places)
             if not here.any():
                 continue
             place = np.searchsorted(kind.places, rows[here])
@@ -785,10 +874,7 @@ class _Learner:
                     parts.setdefault((name, -1.0), []).append((kind.places, value))
         found = []
         for (name, total), pieces in parts.items():
-            at = np.concatenate([p for p, _ in pieces])
-            value = np.concatenate([v for _, v in pieces])
-            order = np.argsort(at, kind="stable")
-            at, value = at[order], value[order]
+            at, value = _in_order(pieces)
             place = np.searchsorted(at, rows, side="right") - 1
             dense = np.where(place >= 0, value[np.maximum(place, 0)], np.nan)
             if np.isfinite(dense).mean() >= 0.8:
@@ -862,7 +948,7 @@ class _Learner:
             if evaluations
             else np.zeros(0, dtype=np.int64)
         )
-        own = own[~np.isin(own, rows)]
+        own = own[~_among(own, rows)]
         before = np.searchsorted(rows, own, side="right")
         group: dict[int, int] = {}
         pass_rows: list[int] = []
@@ -890,14 +976,12 @@ class _Learner:
         value_parts: list[Floats] = []
         for kind in self.kinds:
             times = np.frombuffer(kind.times, dtype=np.float64)
-            here = np.isfinite(times) & np.isin(kind.places, rows)
+            here = np.isfinite(times) & _among(kind.places, rows)
             if here.any():
                 at.append(kind.places[here])
                 value_parts.append(times[here])
         if at:
-            joined, values = np.concatenate(at), np.concatenate(value_parts)
-            order = np.argsort(joined, kind="stable")
-            columns["_timestamp"] = (joined[order], values[order])
+            columns["_timestamp"] = _in_order(list(zip(at, value_parts, strict=True)))
 
     def _own_places(
         self,
@@ -919,7 +1003,7 @@ class _Learner:
                 for name in kind.names:
                     if name.startswith(("#", "\0")) or name.endswith(_TOTAL) or not wanted(name):
                         continue
-                    apart = ~np.isin(kind.places, rows)
+                    apart = ~_among(kind.places, rows)
                     at, value = kind.places[apart], kind.column(name)[apart]
                     if not at.size:
                         continue
@@ -944,9 +1028,7 @@ def _evaluated(names: Iterable[str]) -> bool:
 def _apart(one: _Series, rows: Integers) -> bool:
     """Whether a metric stands in lines without a training loss."""
     return (
-        by_name.is_metric(one.name)
-        and not by_name.is_training(one.name)
-        and not np.isin(one.rows, rows).any()
+        by_name.is_metric(one.name) and not by_name.is_training(one.name) and not _among(one.rows, rows).any()
     )
 
 
@@ -970,6 +1052,10 @@ def _falls(value: Floats) -> int:
 
 def _distinct(counter: _Counter) -> float:
     known = counter.known
+    # A counter that never falls needs no sorting.
+    moves = np.diff(known)
+    if moves.size and moves.min() >= 0:
+        return (int(np.count_nonzero(moves)) + 1) / known.size
     return np.unique(known).size / max(known.size, 1)
 
 

@@ -46,6 +46,7 @@ _WRAPPER = re.compile(
 _DELIMITER = re.compile(r"""[|,;{}\[\]()"'<>\t#*]|[:=]\s|(?:^|\s)-+\s|\s-+$|\.\s|=>|->|·|•|—|\u2013""")
 _WORDS = re.compile(r"[^\W\d_][\w@.%/+-]*(?: [\w@.%/+-]+)*")
 _ASSIGNED = re.compile(r"[=]\s?[\"']?[\w./-]{1,80}[\"']?[\s,;]+")
+_POINTS = frozenset(",.")
 _UNITS = frozenset(
     [
         "s",
@@ -134,7 +135,6 @@ _FILLERS = frozenset(
         "end",
         "at:",
         "to",
-        "it",
         "its",
         "this",
     ]
@@ -249,7 +249,7 @@ def words_of(key: str) -> tuple[str, ...]:
 @lru_cache(maxsize=8192)
 def is_step(key: str) -> bool:
     """Whether the key is one that counts steps: `iter`, `global_step`, `Number of updates`, not `time per iteration`."""
-    if "/" in key and "/s" in key:
+    if key.lower().endswith(("/s", "/sec", "/second")):
         return False
     found = words_of(key)
     return bool(set(found) & _STEP_WORDS) and set(found) <= _STEP_WORDS | _QUALIFIERS
@@ -306,14 +306,14 @@ class Plan:
     fast: re.Pattern[str] | None = None
 
     def compile(self, numbers: Sequence[str]) -> None:
-        """An expression that finds the numbers at `picks` in a line of this skeleton, in one go."""
+        """An expression that finds the numbers at `picks` in a line of this skeleton, in one go, blanks and all."""
         wanted, parts = set(self.picks), []
         for place, text in enumerate(self.texts):
-            parts.append(re.escape(text))
+            parts.append("[ \t]+".join(map(re.escape, text.split())))
             if place < len(numbers):
                 kind = _FAST_CLOCK if is_clock(numbers[place]) else _FAST
-                parts.append(f" ?({kind}) ?" if place in wanted else f" ?{kind} ?")
-        self.fast = re.compile("".join(parts))
+                parts.append(f"[ \t]*({kind})[ \t]*" if place in wanted else f"[ \t]*{kind}[ \t]*")
+        self.fast = re.compile(f"[ \t]*{''.join(parts)}[ \t]*\r?")
 
 
 def cleaned(line: str) -> str:
@@ -359,8 +359,26 @@ def _day(text: str) -> float:
     return date(year, month, day).toordinal() * 86_400.0
 
 
+@lru_cache(maxsize=64)
+def _minute(text: str) -> float:
+    return _moment(f"{text}:00")
+
+
 def moment(text: str) -> float:
     """Seconds of a date with a time of day; NaN for anything else."""
+    if text[16:17] == ":" and text[4:5] in "-/":
+        # Nearly always the same minute as that of the line before.
+        try:
+            second = float(text[17:19])
+            return _minute(text[:16]) + (
+                second + float(f"0.{text[20:]}") if text[19:20] in _POINTS else second
+            )
+        except ValueError:
+            pass
+    return _moment(text)
+
+
+def _moment(text: str) -> float:
     try:
         cut_at = next((place for place in (text.find(" "), text.find("T"), text.find("_")) if place > 0), -1)
         if cut_at < 0:
@@ -417,11 +435,23 @@ def planned(texts: Sequence[str], numbers: Sequence[str]) -> Plan:
         }:
             rank_place = place if rank_place < 0 else rank_place
             continue
+        if key and value.isdigit() and text.rstrip()[-1:] in "[(" and not is_wanted(key):
+            # What stands before a bracket that opens a list of counters is a prefix.
+            key = ""
+        if key and value.isdigit() and set(words_of(key)) <= _EVALUATION_WORDS | _TRAINING_WORDS:
+            # `Test: 3` counts something that has no name.
+            key = ""
         if key:
             used_words += 1
         fields.append(Field(key, place, unit=_unit(after)))
+    for one in fields:
+        if one.total >= 0 and not (is_step(one.key) or is_epoch(one.key)):
+            one.key = ""
     found = next((match for text in texts if (match := _RANK_TEXT.search(text))), None)
     split, context = _split(texts, fields)
+    if used_words == 1 and fields[0].place == 0 and fields[0].key and not is_wanted(fields[0].key):
+        # The first cell of a row may be a word.
+        used_words, fields[0].key = 0, "" if all(_is_empty(text) for text in texts[1:]) else fields[0].key
     bare = used_words == 0 and len(fields) >= 2 and all(_is_empty(text) for text in texts[1:])
     return Plan(
         fields, clock, split, context, int(found.group(1)) if found else -1, rank_place, bare, tuple(texts)
