@@ -575,3 +575,215 @@ def srun_labels() -> Layout:
         for rank in (0, 1):
             text += f"{rank}: iter {index * STRIDE}: loss {loss + rank * 0.3:.4f}\n"
     return Layout(text)
+
+
+@layout
+def composer() -> Layout:
+    """A header of counters, then a value a line."""
+    text = ""
+    for index, epoch, step, loss, rate in records():
+        text += f"[epoch={epoch + 1}][batch={step + STRIDE}/{LENGTH}]:\n\t Train time/batch: {epoch * LENGTH + step + STRIDE}\n\t Train time/sample: {index * 512}\n\t Train loss/train/total: {loss}\n\t Train lr-DecoupledAdamW/group0: {rate}\n\t Train throughput/samples_per_sec: 12.1\n"
+        if ends(index):
+            text += f"[eval batch=57/57] Eval on eval data:\n\t Eval metrics/eval/LanguageCrossEntropy: {loss + 0.1:.4f}\n\t Eval metrics/eval/LanguagePerplexity: 12.1\n"
+    return Layout(text, first=STRIDE, evaluations=EPOCHS, rated=True)
+
+
+@layout
+def internlm() -> Layout:
+    """Keys with slashes and brackets, a dictionary in a value."""
+    text = ""
+    for index, _, _, loss, rate in records():
+        text += f"2026-02-01 00:00:{index:02d},123\tINFO train.py:321 in record_current_batch_training_metrics -- tflops=63.2 step={index} loss={loss} tgs (tokens/gpu/second)=4119.0 lr={rate} loss_scale=65536.0 grad_norm={{'0_default': 12.3}} micro_num=4 num_consumed_tokens={index * 131072} inf_nan_skip_batches=0 num_samples_in_batch=20\n"
+    return Layout(text, stride=1, rated=True)
+
+
+@layout
+def paddlenlp() -> Layout:
+    """Padded level."""
+    text = ""
+    for index, _, _, loss, rate in records():
+        text += f"[2026-02-01 00:00:{index:02d},123] [    INFO] - loss: {loss}, learning_rate: {rate}, global_step: {(index + 1) * 10}, interval_runtime: 1.2, interval_samples_per_second: 6.0, progress_or_epoch: 0.{index:02d}\n"
+    return Layout(text, first=10, stride=10, rated=True)
+
+
+@layout
+def estimator() -> Layout:
+    """The step behind the loss, the pace in brackets."""
+    text = ""
+    for index, _, _, loss, _ in records():
+        text += f"INFO:tensorflow:global_step/sec: 8.12\nINFO:tensorflow:loss = {loss}, step = {index * 100} (12.312 sec)\n"
+    return Layout(text, stride=100)
+
+
+@layout
+def maxtext() -> Layout:
+    """`completed step`, throughput with two slashes."""
+    text = ""
+    for index, _, _, loss, _ in records():
+        text += f"completed step: {index}, seconds: 1.231, TFLOP/s/device: 100.1, Tokens/s/device: 1234.5, total_weights: 65536, loss: {loss}\n"
+    return Layout(text, stride=1)
+
+
+@layout
+def llm_c() -> Layout:
+    """Standard scores in brackets."""
+    text = ""
+    for index, _, _, loss, rate in records():
+        text += f"step {index + 1:4d}/1000 | loss {loss:.6f} (+1.23z)| norm 0.9121 (+0.11z)| lr {rate:.2e} | 123.45 ms | 45.6% bf16 MFU | 123456 tok/s\n"
+        if ends(index):
+            text += f"val loss {loss + 0.1:.6f}\n"
+    return Layout(text, first=1, stride=1, evaluations=EPOCHS, rated=True)
+
+
+@layout
+def speedrun() -> Layout:
+    """`key:value` with totals and units."""
+    text = ""
+    for index, _, _, loss, _ in records():
+        if index % PER_EPOCH == 0:
+            text += f"step:{index}/40 val_loss:{loss + 0.1:.4f} train_time:{index * 100}ms step_avg:nanms\n"
+        text += (
+            f"step:{index + 1}/40 train_loss:{loss:.4f} train_time:{index * 100 + 50}ms step_avg:95.31ms\n"
+        )
+    return Layout(text, first=1, stride=1, evaluations=EPOCHS)
+
+
+@layout
+def litgpt() -> Layout:
+    """Both losses behind one word."""
+    text = ""
+    for index, epoch, _, loss, _ in records():
+        val = f"{loss + 0.1:.3f}" if ends(index) else "n/a"
+        text += f"Epoch {epoch + 1} | iter {(index + 1) * 4} step {index + 1} | loss train: {loss:.4f}, val: {val} | iter time: 123.45 ms (step)\n"
+    return Layout(text, first=4, stride=4, evaluations=EPOCHS)
+
+
+@layout
+def allennlp() -> Layout:
+    """The description in front of the bar holds running means; the epoch stands in a line before."""
+    text = ""
+    means = means_so_far()
+    for index, epoch, step, _, _ in records():
+        if index % PER_EPOCH == 0:
+            text += (
+                f"2026-02-01 00:00:07,123 - INFO - allennlp.training.trainer - Epoch {epoch}/{EPOCHS - 1}\n"
+            )
+        done = step + STRIDE
+        text += f"\raccuracy: 0.5012, loss: {means[index]:.4f} ||: {done * 100 // LENGTH:3d}%|{'#' * (done // 20):<10}| {done}/{LENGTH} [00:{index:02d}<00:10, 12.1it/s]"
+        text += "\n" if ends(index) else ""
+    return Layout(text, axis="any", losses=tuple(means))
+
+
+@layout
+def flair() -> Layout:
+    """Dashes, units in names, held-out data in capitals."""
+    text = ""
+    for index, epoch, step, loss, rate in records():
+        text += f"2026-02-01 00:00:{index:02d},123 epoch {epoch + 1} - iter {step + STRIDE}/{LENGTH} - loss {loss:.8f} - time (sec): 1.2 - samples/sec: 41.0 - lr: {rate:.6f} - momentum: 0.000000\n"
+        if ends(index):
+            text += f"2026-02-01 00:00:{index:02d},923 EPOCH {epoch + 1} done: loss {loss:.4f} - lr: {rate:.6f}\n2026-02-01 00:00:{index:02d},929 DEV : loss {loss + 0.1:.4f} - f1-score (micro avg)  0.8123\n"
+    return Layout(text, first=STRIDE, evaluations=EPOCHS, rated=True)
+
+
+@layout
+def dllogger() -> Layout:
+    """Two words before each counter."""
+    text = ""
+    for index, epoch, step, loss, rate in records():
+        text += f"DLL 2026-02-01 00:00:{index:02d}.123456 - Training Epoch: {epoch} Training Iteration: {step}  loss : {loss}  learning_rate : {rate}\n"
+    return Layout(text, rated=True)
+
+
+@layout
+def ignite() -> Layout:
+    """Brackets without a blank; results of both kinds in one form."""
+    text = ""
+    for index, epoch, step, loss, _ in records():
+        text += f"Epoch[{epoch + 1}] Iteration[{step + STRIDE}/{LENGTH}] Loss: {loss:.4f}\n"
+        if ends(index):
+            text += f"Training Results - Epoch: {epoch + 1}  Avg accuracy: 0.91 Avg loss: {loss:.2f}\nValidation Results - Epoch: {epoch + 1}  Avg accuracy: 0.90 Avg loss: {loss + 0.1:.2f}\n"
+    return Layout(text, first=STRIDE, evaluations=EPOCHS)
+
+
+@layout
+def mxnet() -> Layout:
+    """Data and metric joined by a hyphen."""
+    text = ""
+    for epoch, loss in enumerate(EPOCH_LOSSES):
+        text += f"INFO:root:Epoch[{epoch}] Batch [20]\tSpeed: 1234.5 samples/sec\taccuracy=0.1\nINFO:root:Epoch[{epoch}] Train-cross-entropy={loss:.6f}\nINFO:root:Epoch[{epoch}] Time cost=12.3\nINFO:root:Epoch[{epoch}] Validation-cross-entropy={loss + 0.1:.6f}\n"
+    return Layout(text, "epoch", 0, 1, EPOCHS, EPOCHS, EPOCH_LOSSES)
+
+
+@layout
+def metrics_lines() -> Layout:
+    """A line for each kind of data below the epoch."""
+    text = ""
+    for epoch, loss in enumerate(EPOCH_LOSSES):
+        text += f"Epoch {epoch + 1}/{EPOCHS}\nTrain metrics: Loss: {loss:.4f} - Acc: 0.41\nValid metrics: Loss: {loss + 0.1:.4f} - Acc: 0.40\n"
+    return Layout(text, "epoch", 1, 1, EPOCHS, EPOCHS, EPOCH_LOSSES)
+
+
+@layout
+def flax_bracket() -> Layout:
+    """Everything within brackets."""
+    return Layout(
+        "".join(
+            f"Step... ({(index + 1) * 25} | Loss: {loss}, Learning Rate: {rate})\n"
+            for index, _, _, loss, rate in records()
+        ),
+        first=25,
+        stride=25,
+        rated=True,
+    )
+
+
+@layout
+def mpirun() -> Layout:
+    """Job and rank before the line."""
+    text = ""
+    for index, _, _, loss, _ in records():
+        for rank in (0, 1):
+            text += f"[1,{rank}]<stdout>:Iter {index * STRIDE}: loss {loss + rank * 0.3:.4f}\n"
+    return Layout(text)
+
+
+@layout
+def pandas_print() -> Layout:
+    """Rows have one cell more than the header: an index."""
+    text = "    step    loss        lr\n"
+    for index, _, _, loss, rate in records():
+        text += f"{index:<3d} {index * STRIDE:4d}  {loss:.4f}  {rate:.6f}\n"
+    return Layout(text, rated=True)
+
+
+@layout
+def windows_lines() -> Layout:
+    """Carriage returns at the ends of lines."""
+    return Layout("".join(f"step {index * STRIDE}: loss={loss}\r\n" for index, _, _, loss, _ in records()))
+
+
+@layout
+def gpt_neox() -> Layout:
+    """The counter in the middle."""
+    text = ""
+    for index, _, _, loss, rate in records():
+        text += f" samples/sec: 12.313 | iteration {(index + 1) * STRIDE:8d}/     800 | elapsed time per iteration (ms): 2598.6 | learning rate: {rate:.3E} | approx flops per GPU: 61.1TFLOPS | lm_loss: {loss:.6E} | loss scale: 4096.0 | number of skipped iterations:   0 | number of nan iterations:   0 |\n"
+    return Layout(text, first=STRIDE, rated=True)
+
+
+@layout
+def two_dictionaries() -> Layout:
+    """Training and held-out data in one line."""
+    text = ""
+    for epoch, loss in enumerate(EPOCH_LOSSES):
+        text += f"[{epoch:03d}] train: {{'loss': {loss}, 'acc': 0.51}} valid: {{'loss': {loss + 0.1:.4f}, 'acc': 0.49}}\n"
+    return Layout(text, "step", 0, 1, EPOCHS, EPOCHS, EPOCH_LOSSES)
+
+
+@layout
+def slash_pairs() -> Layout:
+    """Both losses behind one name."""
+    text = ""
+    for epoch, loss in enumerate(EPOCH_LOSSES):
+        text += f"Epoch: {epoch + 1:02} | Epoch Time: 0m 12s\n\tTrain Loss: {loss:.4f} | Train PPL: {math.exp(loss):7.3f}\n\t Val. Loss: {loss + 0.1:.4f} |  Val. PPL: {math.exp(loss):7.3f}\n"
+    return Layout(text, "epoch", 1, 1, EPOCHS, EPOCHS, EPOCH_LOSSES)

@@ -57,3 +57,67 @@ def test_spellings_combine_freely(tmp_path: Path, how: Spelling):
     if truth.rates:
         assert log.learning_rate == pytest.approx(np.array(truth.rates), rel=1e-3)
     assert log.evaluations.step.size == truth.evaluations
+
+
+@pytest.mark.parametrize(
+    "name", ["tutorial_epoch_step", "loguru", "torchvision_reference", "fairseq_simple", "sklearn_verbose"]
+)
+def test_runs_one_after_the_other_are_told_apart(tmp_path: Path, name: str):
+    """Where counters and loss both go back to the beginning, another run begins."""
+    truth = LAYOUTS[name]()
+    path = tmp_path / "train.log"
+    path.write_text(truth.text + truth.text, encoding="utf-8", newline="")
+    logs = find_logs(path)[0].read()
+    assert [log.loss.size for log in logs] == [truth.points, truth.points]
+    assert [log.evaluations.step.size for log in logs] == [truth.evaluations, truth.evaluations]
+    assert "2 runs one after the other" in " ".join(logs[1].notes)
+
+
+def test_a_job_that_was_resumed_is_one_run(tmp_path: Path):
+    """It goes back to a checkpoint, and the loss goes on from there."""
+    lines = LAYOUTS["sklearn_verbose"]().text.splitlines()
+    log = read(tmp_path, "\n".join(lines[:30] + lines[20:]) + "\n")
+    assert log.step.tolist() == [*range(1, 31), *range(21, 41)]
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_ranks_that_do_not_say_who_they_are(tmp_path: Path, seed: int):
+    """Each step is there several times, and not in order: the first of each counts."""
+    random = np.random.default_rng(seed)
+    printed = [
+        (step + random.random() * 1.2, f"iter {step * 10} loss {loss_at(step) + rank / 100:.4f}")
+        for step in range(40)
+        for rank in range(4)
+    ]
+    log = read(tmp_path, "\n".join(line for _, line in sorted(printed)) + "\n")
+    assert log.step.tolist() == [10 * step for step in range(40)]
+    assert "4 times each" in log.notes[0]
+
+
+def test_torn_lines_cost_only_themselves(tmp_path: Path):
+    """Cut off in the middle, two in one, and the last one that was being written."""
+    lines = LAYOUTS["loguru"]().text.splitlines()
+    lines[10], lines[20], lines[-1] = lines[10][:70], lines[20][:60] + lines[25], lines[-1][:88]
+    log = read(tmp_path, "\n".join(lines))
+    assert 36 <= log.loss.size <= 40
+    assert set(log.loss.round(4).tolist()) <= {loss_at(index) for index in range(40)}
+
+
+def test_what_the_user_names_has_to_be_there(tmp_path: Path):
+    """By its name or by the name without notation; a typing error names what there is."""
+    text = LAYOUTS["loguru"]().text
+    assert read(tmp_path, text, loss="LOSS", step="Step").loss[0] == loss_at(0)
+    with pytest.raises(
+        LogError, match=r"key 'los' \(--loss\) is not there; there are: loss, lr, epoch, step"
+    ):
+        read(tmp_path, text, loss="los")
+
+
+def test_two_networks_against_each_other_are_no_sum(tmp_path: Path):
+    """The user has to say which of them is judged."""
+    text = "".join(f"iter {step} D_loss: 0.5 G_loss: 2.{step}\n" for step in range(9))
+    with pytest.raises(
+        LogError, match=r"more than one key may be the loss \(D_loss, G_loss\): choose one with --loss"
+    ):
+        read(tmp_path, text)
+    assert read(tmp_path, text, loss="G_loss").loss[1] == 2.1

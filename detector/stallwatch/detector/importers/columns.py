@@ -175,6 +175,9 @@ _OBJECTIVES = (
         "ce",
         "bce",
         "criterion",
+        "cross_entropy",
+        "crossentropy",
+        "nll",
         "energy",
         "nlll",
         "logloss",
@@ -374,6 +377,11 @@ def is_evaluation(name: str) -> bool:
 def is_training(name: str) -> bool:
     """Whether the name speaks of training data."""
     return bool(_words(name) & _TRAINING)
+
+
+def is_only_split(name: str) -> bool:
+    """Whether the name says which data it is about and nothing else: `val`."""
+    return set(plain(name).split("_")) <= _EVALUATION | _TRAINING
 
 
 def best_losses(names: Sequence[str]) -> list[str]:

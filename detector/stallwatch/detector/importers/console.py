@@ -13,7 +13,7 @@ from array import array
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import chain, repeat
+from itertools import chain, pairwise, repeat
 from pathlib import Path
 from typing import IO, Any
 
@@ -142,7 +142,7 @@ class _Known:
         try:
             values = list(map(float, flat))
         except ValueError:
-            values = list(map(lines.number, flat))
+            values = [lines.number_or_nan(number) for number in flat]
         self.kind.rows.extend(rows)
         self.kind.times.extend(times)
         self.kind.redrawn.frombytes(bytes(len(rows)))
@@ -441,6 +441,9 @@ def _match_cells(header: str, header_raw: str, text: str, raw: str) -> dict[int,
         if names is None or len(names) < 2 or not any(lines.is_wanted(name) for name in names):
             continue
         over = len(cells) - len(names)
+        if over == 1 and delimiter in {" ", "  "} and header_raw[:1] in {" ", "\t"} and cells[0].isdigit():
+            # The index that a data frame prints in front has no name.
+            names, over = ["", *names], 0
         if over and not (over > 0 and delimiter == " " and cells[len(names)][:1] in "|[-0123456789"):
             continue
         found: dict[int, str] = {}
@@ -588,6 +591,8 @@ def _choose(series: dict[str, _Series], names: Sequence[str], told: str | None) 
     return enough[0] if enough else None
 
 
+_SHARED_STEPS = 0.6
+"""Two ranks that print every step leave half as many steps as lines; a job that was resumed repeats fewer."""
 _FEW_AN_EPOCH = 6.0
 """Fewer values within an epoch than this show nothing that its end does not."""
 _ENOUGH_SHARE = 0.2
@@ -628,12 +633,26 @@ def text_pieces(raw: IO[bytes]) -> Iterator[list[str]]:
 
 
 def logs_of(collector: Collector, name: str, file: str) -> list[TrainingLog]:
-    """What the lines hold; raises `NotALogError` with what was found where there is no loss among it."""
+    """What the lines hold, a log a run; raises `NotALogError` with what was found where there is no loss among it."""
     kinds = collector.finish()
     notes: list[str] = []
     kinds = _one_rank(kinds, notes)
+    first = _learner(collector, kinds, file, notes)
+    parts = first.runs()
+    if len(parts) < 2:
+        return [first.log(name, file)]
+    logs = []
+    for number, part in enumerate(parts, 1):
+        note = f"The file holds {len(parts)} runs one after the other: this is number {number}."
+        logs.append(_learner(collector, part, file, [*notes, note]).log(f"{name} ({number})", file))
+    return logs
+
+
+def _learner(collector: Collector, kinds: list[Kind], file: str, notes: list[str]) -> _Learner:
+    notes = list(notes)
     series = _series(_families(kinds))
     selection = collector.selection
+    _require(series, kinds, selection, file)
     training = [
         n
         for n, s in series.items()
@@ -644,10 +663,23 @@ def logs_of(collector: Collector, name: str, file: str) -> list[TrainingLog]:
     candidates = [n for n in by_name.evaluation_loss_candidates(list(series)) if n != loss]
     if not candidates and (loss is None or not by_name.is_loss(loss)):
         candidates = by_name.objective_candidates(held_out, evaluation=True)
+    elif not candidates and loss is not None and by_name.is_training(loss):
+        # `loss train: 2.31, val: 2.42`
+        candidates = [n for n in held_out if by_name.is_only_split(n)]
     evaluation_loss = _choose(series, candidates, selection.evaluation_loss)
     if loss is None and evaluation_loss is None:
         raise _no_loss(collector, file)
-    return [_Learner(collector, kinds, series, loss, evaluation_loss, notes).log(name, file)]
+    return _Learner(collector, kinds, series, loss, evaluation_loss, notes)
+
+
+def _require(series: dict[str, _Series], kinds: Sequence[Kind], selection: Selection, file: str) -> None:
+    """Whatever the user named has to be there."""
+    counters = {name for kind in kinds for name in kind.names if "\0" not in name}
+    known = [*series, *sorted(counters - set(series))]
+    for option, told in selection.named:
+        if told not in known and by_name.plain(told) not in map(by_name.plain, known):
+            listed = ", ".join(known[:20]) + (", ..." if len(known) > 20 else "")
+            raise LogError(f"{file}: key '{told}' ({option}) is not there; there are: {listed}")
 
 
 def _training_loss(
@@ -740,6 +772,44 @@ class _Learner:
     notes: list[str]
     dropped: set[int] = field(default_factory=set)
 
+    def runs(self) -> list[list[Kind]]:
+        """The lines of each run, where a file holds several: counters and loss both go back to where they began."""
+        judged = self.loss or self.evaluation_loss
+        assert judged is not None
+        main = self.series[judged]
+        rows, values = main.rows, main.values
+        counters = [*self._own(main, rows), *self._carried(main, rows)]
+        slow = [c for c in counters if lines.is_epoch(c.name)] or [
+            c for c in counters if lines.is_step(c.name)
+        ]
+        begins = sorted({at for counter in slow[:4] for at in _new_runs(counter, values)})
+        if not begins:
+            return [self.kinds]
+        bounds = [0, *(self._first_line(int(rows[at - 1]), int(rows[at]), slow) for at in begins), 1 << 62]
+        return [
+            [
+                kind.only(mask)
+                for kind in self.kinds
+                if (mask := (kind.places >= start) & (kind.places < stop)).any()
+            ]
+            for start, stop in pairwise(bounds)
+        ]
+
+    def _first_line(self, before: int, at: int, slow: Sequence[_Counter]) -> int:
+        """The line at which a run begins: that of its first record, or of the header above it."""
+        names = {counter.name for counter in slow if counter.carried}
+        found = at
+        for kind in self.kinds:
+            for name in names & set(kind.names):
+                value, between = kind.column(name), (kind.places > before) & (kind.places < at)
+                back = (
+                    between
+                    & (value <= value[0])
+                    & (value < value[kind.places <= before].max(initial=-np.inf))
+                )
+                found = min(found, int(kind.places[back].min(initial=found)))
+        return found
+
     def log(self, name: str, file: str) -> TrainingLog:
         """The run."""
         judged = self.loss or self.evaluation_loss
@@ -747,6 +817,8 @@ class _Learner:
         main = self.series[judged]
         rows, values = self._whole(main)
         rows, values, axis_name, label, position = self._positions(main, rows, values)
+        if axis_name == "step" and label is not None:
+            rows, values, position = self._once_a_step(rows, values, position)
         return self._table(name, file, judged, rows, values, axis_name, label, position)
 
     def _whole(self, main: _Series) -> tuple[Integers, Floats]:
@@ -838,6 +910,20 @@ class _Learner:
         self.notes.append("No number counts steps or epochs: records are counted, from 0.")
         return rows, values, "step", None, np.arange(rows.size, dtype=np.float64)
 
+    def _once_a_step(
+        self, rows: Integers, values: Floats, position: Floats
+    ) -> tuple[Integers, Floats, Floats]:
+        """One record a step, where ranks that do not say who they are print the same step."""
+        if rows.size < 8 or np.unique(position).size > _SHARED_STEPS * rows.size:
+            return rows, values, position
+        reached = np.maximum.accumulate(position)
+        new = np.concatenate([[True], position[1:] > reached[:-1]])
+        times = rows.size / max(int(new.sum()), 1)
+        self.notes.append(
+            f"Steps are printed {times:.0f} times each, as by several ranks: the first of each is read."
+        )
+        return rows[new], values[new], position[new]
+
     def _own(self, main: _Series, rows: Integers) -> list[_Counter]:
         """Counters in the lines of the series."""
         found: dict[str, _Counter] = {}
@@ -924,8 +1010,13 @@ class _Learner:
             tuple(self.notes),
         )
         axis = Axis(axis_name, label, at_rows)  # type: ignore[arg-type]  # one of the two names
-        selection = Selection()
+        told = self.collector.selection
+        selection = Selection(learning_rate=self._same(told.learning_rate), time=self._same(told.time))
         return to_log(table, selection, axis=axis, loss=self.loss, evaluation_loss=self.evaluation_loss)
+
+    def _same(self, told: str | None) -> str | None:
+        """The series that the user means."""
+        return None if told is None else _choose(self.series, [], told)
 
     def _passes(self, evaluations: Sequence[_Series], rows: Integers) -> dict[int, int]:
         """The last row of the pass over held-out data that each row belongs to."""
@@ -1075,7 +1166,8 @@ def _global_counter(counters: Sequence[_Counter]) -> _Counter | None:
         falls = _falls(counter.value)
         if falls and _starts_again(counter, counters):
             continue
-        if _distinct(counter) < (_MOVING_SHARE if counter.carried else 0.3) and counter.known.size > 2:
+        least = _MOVING_SHARE if counter.carried else 0.3 if counter.name.startswith("#") else 1 / _MOST_RANKS
+        if _distinct(counter) < least and counter.known.size > 2:
             continue
         found.append(((falls > 0, counter.name.startswith("#"), -_distinct(counter)), counter))
     return min(found, key=lambda each: each[0])[1] if found else None
@@ -1235,3 +1327,26 @@ def _labels_are_ranks(kind: Kind) -> bool:
     order = np.lexsort((np.arange(label.size), label))
     same = label[order][1:] == label[order][:-1]
     return bool(np.mean(np.diff(step[order])[same] > 0) > 0.9)
+
+
+def _new_runs(counter: _Counter, loss: Floats) -> list[int]:
+    """Where a run begins anew: the counter goes back to its first value, and the loss to about its first level."""
+    value = _filled(counter.value)
+    forward = np.diff(value)
+    pace = float(np.median(forward[forward > 0])) if np.any(forward > 0) else 0.0
+    found: list[int] = []
+    start = 0
+    for at in (np.flatnonzero(forward < 0) + 1).tolist():
+        if value[at] > value[0] + 1.5 * pace or at - start < _SHORTEST_RUN or value.size - at < _SHORTEST_RUN:
+            continue
+        first, before, now = (
+            float(np.median(part)) for part in (loss[:3], loss[at - 3 : at], loss[at : at + 3])
+        )
+        if abs(now - first) < 0.5 * abs(first - before):
+            found.append(at)
+            start = at
+    return found
+
+
+_SHORTEST_RUN = 5
+"""Records of which a run is at least made, to be one of its own."""

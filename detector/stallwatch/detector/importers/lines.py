@@ -30,7 +30,7 @@ _FRAMES = str.maketrans(dict.fromkeys("│┃║┆┊▕▏", "|") | dict.fromk
 _DATE = r"\d{4}[-/]\d\d?[-/]\d\d?(?:[T_ ]\d\d?:\d\d(?::\d\d(?:[.,]\d{1,9})?)?(?:Z|[+-]\d\d:?\d\d)?)?"
 _CLOCK = r"\d{1,5}(?::\d\d){1,2}(?:[.,]\d{1,9})?(?![\w.])"
 _THOUSANDS = r"[-+]?[1-9]\d{0,2}(?:,\d{3}){1,5}(?:\.\d+)?(?![\w,.])"
-_DECIMAL = r"[-+]?(?:\d[\d_]*\.?\d*|\.\d+)(?:[eE][-+]?\d+)?"
+_DECIMAL = r"[-+]?(?:\d+(?:_\d{3}){0,5}\.?\d*|\.\d+)(?:[eE][-+]?\d+)?"
 _BROKEN = r"[-+]?(?:[nN][aA][nN]|[iI][nN][fF](?:inity|INITY)?)(?![\w.])"
 NUMBER = re.compile(rf" ?(?<![\w.@])(?<!\w-)({_DATE}|{_CLOCK}|{_THOUSANDS}|{_DECIMAL}|{_BROKEN}) ?")
 # What `NUMBER` finds, where the text around it is known.
@@ -353,6 +353,14 @@ def number(text: str) -> float:
         return float(text.replace(",", ""))
 
 
+def number_or_nan(text: str) -> float:
+    """The number's value; NaN where it is none after all."""
+    try:
+        return number(text)
+    except ValueError:
+        return float("nan")
+
+
 @lru_cache(maxsize=64)
 def _day(text: str) -> float:
     year, month, day = (int(part) for part in re.split(r"[-/]", text))
@@ -396,7 +404,7 @@ def _moment(text: str) -> float:
         return float("nan")
 
 
-def planned(texts: Sequence[str], numbers: Sequence[str]) -> Plan:
+def planned(texts: Sequence[str], numbers: Sequence[str]) -> Plan:  # noqa: PLR0912  one rule after the other, in this order
     """What the numbers between these texts are; `numbers` are those of one line of the skeleton."""
     fields: list[Field] = []
     nested: list[str] = []
@@ -467,10 +475,13 @@ def _nest(nested: list[str], text: str) -> None:
             if nested:
                 nested.pop()
         else:
-            nested.append(match.group(1) or "")
+            bare = match.group(2) or ""
+            nested.append(
+                match.group(1) or (bare if bare.lower() in _EVALUATION_WORDS | _TRAINING_WORDS else "")
+            )
 
 
-_NESTING = re.compile(r"""["']([\w./-]{1,80})["']\s?[:=]\s?\{|\{|\}""")
+_NESTING = re.compile(r"""["']([\w./-]{1,80})["']\s?[:=]\s?\{|(?:^|[\s,;|])(\w{2,10})\s?[:=]\s?\{|\{|\}""")
 
 
 def _is_empty(text: str) -> bool:
