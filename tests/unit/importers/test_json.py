@@ -69,10 +69,14 @@ def test_a_last_line_that_was_being_written_is_left_out(tmp_path: Path):
     assert read(path).step.tolist() == [1, 2]
 
 
-def test_a_broken_line_in_the_middle_is_named(tmp_path: Path):
-    """Its number leads to it."""
+def test_a_broken_line_in_the_middle_is_left_out_and_counted(tmp_path: Path):
+    """Unless most lines are broken: then its number leads to the first."""
     path = tmp_path / "run.jsonl"
     path.write_text('{"step": 1, "loss": 3}\nTraceback\n{"step": 2, "loss": 2}\n')
+    log = read(path)
+    assert log.loss.tolist() == [3, 2]
+    assert log.notes[0] == "1 line is no JSON object, the first of them line 2, and left out."
+    path.write_text('{"step": 1, "loss": 3}\nTraceback\nof\nwhat\n')
     with pytest.raises(LogError, match=r"run\.jsonl: line 2 is not a JSON object"):
         read(path)
 

@@ -76,7 +76,16 @@ def test_progress_counts_the_bytes_of_the_file(tmp_path: Path):
 
 def test_formats_are_asked_from_the_pickiest_on():
     """Console text takes what no other format claims, so it comes last."""
-    assert list(FORMATS) == ["tensorboard", "trainer_state", "jsonl", "keras", "wandb", "csv", "console"]
+    assert list(FORMATS) == [
+        "tensorboard",
+        "mlflow",
+        "trainer_state",
+        "jsonl",
+        "keras",
+        "wandb",
+        "csv",
+        "console",
+    ]
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ from stallwatch.detector.importers import (
     delimited,
     json_records,
     keras_history,
+    mlflow,
     tensorboard,
     trainer_state,
     wandb_export,
@@ -23,7 +24,7 @@ from stallwatch.detector.importers import (
 from stallwatch.detector.importers.columns import Selection
 from stallwatch.detector.importers.errors import LogError, NotALogError
 from stallwatch.detector.importers.log import Evaluations, Series, TrainingLog
-from stallwatch.detector.importers.source import Progress, head, no_progress
+from stallwatch.detector.importers.source import Progress, head, no_progress, plain_name, plain_suffix
 
 __all__ = [
     "FORMATS",
@@ -53,6 +54,7 @@ class Format:
 
 FORMATS: dict[str, Format] = {
     "tensorboard": Format(tensorboard.NAME, tensorboard.recognises, tensorboard.read),
+    "mlflow": Format(mlflow.NAME, mlflow.recognises, mlflow.read),
     "trainer_state": Format(trainer_state.NAME, trainer_state.recognises, trainer_state.read),
     "jsonl": Format(json_records.NAME, json_records.recognises, json_records.read),
     "keras": Format(keras_history.NAME, keras_history.recognises, keras_history.read),
@@ -62,6 +64,7 @@ FORMATS: dict[str, Format] = {
 }
 
 _SUFFIXES = frozenset({".csv", ".tsv", ".tab", ".json", ".jsonl", ".ndjson"})
+_TEXT_SUFFIXES = frozenset({".log", ".out"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +91,8 @@ class LogSource:
             raise LogError(f"{self.path}: {error}") from None
 
     def _read(self, selection: Selection, progress: Progress) -> list[TrainingLog]:
+        if mlflow.is_folder(self.path):
+            return mlflow.read_folder(self.path, selection, progress)
         if self.path.is_dir():
             return tensorboard.read_folder(self.path, selection)
         beginning = "" if tensorboard.is_event_file(self.path) else head(self.path)
@@ -106,6 +111,8 @@ def find_logs(path: Path) -> list[LogSource]:
             raise LogError(f"{path}: no such file or folder")
         if not path.is_dir():
             return [LogSource(path, named=True)]
+        if mlflow.is_folder(path):
+            return [LogSource(path, named=True)]
         found = [LogSource(source, named=False) for source in _in_folder(path)]
     except OSError as error:
         raise LogError(f"{path}: {error.strerror or error}") from None
@@ -121,21 +128,34 @@ def _in_folder(path: Path) -> Iterator[Path]:
     states: dict[Path, Path] = {}
     below = (p for p in path.rglob("*") if p.is_dir() and not p.name.startswith("."))
     seen: set[Path] = set()
+    metrics: set[Path] = set()
     # A link to a folder that is there anyway, or above it, is no second one.
     for folder in (path, *sorted(below, key=lambda each: (each.is_symlink(), each))):
         if (real := folder.resolve()) in seen:
             continue
+        if any(parent in metrics for parent in (real, *real.parents)):
+            continue
         seen.add(real)
+        if mlflow.is_folder(folder):
+            metrics.add(real)
+            yield folder
+            continue
         files = sorted(entry for entry in folder.iterdir() if entry.is_file())
         if any(map(tensorboard.is_event_file, files)) and not tensorboard.is_evaluation_side(folder):
             yield folder
+        found = False
         for file in files:
-            if file.name.removesuffix(".gz") == "trainer_state.json":
+            if plain_name(file) == "trainer_state.json":
                 # Each checkpoint repeats the history of those before it: the longest one tells it all.
                 run = folder.parent if folder.name.startswith("checkpoint-") else folder
                 states[run] = max(states.get(run, file), file, key=lambda state: state.stat().st_size)
+                found = True
             elif _SUFFIXES & {suffix.lower() for suffix in file.suffixes} and not tensorboard.is_event_file(
                 file
             ):
+                found = True
                 yield file
+        # What a program printed tells the same as the table that it wrote beside it.
+        if not found and not any(map(tensorboard.is_event_file, files)):
+            yield from (file for file in files if plain_suffix(file) in _TEXT_SUFFIXES)
     yield from states.values()

@@ -9,7 +9,7 @@ import numpy as np
 
 from stallwatch.detector.importers import columns as by_name
 from stallwatch.detector.importers.errors import LogError
-from stallwatch.detector.importers.log import Floats
+from stallwatch.detector.importers.log import Floats, Integers
 
 if TYPE_CHECKING:
     from stallwatch.detector.importers.columns import Selection
@@ -28,8 +28,11 @@ class Axis:
     notes: tuple[str, ...] = ()
 
 
-def read_axis(table: Table, selection: Selection) -> Axis:
-    """A step column that moves, else an epoch column that moves, else the number of the row."""
+def read_axis(table: Table, selection: Selection, judged: Integers) -> Axis:
+    """A step column that moves, else an epoch column that moves, else the number of the row.
+
+    `judged` are the rows of the series that is judged: where other rows count something else, theirs hold.
+    """
     names = list(table.columns)
     steps = [selection.step] if selection.step is not None else by_name.step_candidates(names)
     epochs = [selection.epoch] if selection.epoch is not None else by_name.epoch_candidates(names)
@@ -38,7 +41,17 @@ def read_axis(table: Table, selection: Selection) -> Axis:
     if selection.epoch is None or selection.step is not None:
         for name in steps:
             if _moves(table, name):
-                value, notes = _unwrapped(_positions(table, name), _positions(table, epoch), name)
+                step = _positions(table, name)
+                other = _counts_otherwise(step, judged)
+                if other:
+                    step = _of_rows(step, judged)
+                value, notes = _unwrapped(step, _positions(table, epoch), name)
+                if other:
+                    value = _of_rows(value, judged)
+                    notes = (
+                        *notes,
+                        f"In other rows column '{name}' counts something else: they stand where they came.",
+                    )
                 return Axis("step", name, _filled(value), notes)
     if epoch is not None:
         return Axis("epoch", epoch, _filled(_positions(table, epoch)))
@@ -66,6 +79,33 @@ def _positions(table: Table, name: str | None) -> Floats:
         return np.full(value.size, np.nan)
     place = np.searchsorted(known, np.arange(value.size), side="right") - 1
     return np.where(place >= 0, value[known[np.maximum(place, 0)]], np.nan)
+
+
+def _counts_otherwise(step: Floats, judged: Integers) -> bool:
+    """Whether the column counts something else in the rows beside those that are judged: batches of a validation, say.
+
+    There it would go back between two judged rows, or ahead of both.
+    """
+    own = step[judged]
+    others = np.setdiff1d(np.arange(step.size), judged)
+    if judged.size < 2 or not others.size:
+        return False
+    forward = np.diff(own)
+    pace = float(np.median(forward[forward > 0])) if np.any(forward > 0) else 0.0
+    after = np.searchsorted(judged, others)
+    between = (after > 0) & (after < judged.size)
+    if not between.any():
+        return False
+    low, high, value = own[after[between] - 1], own[after[between]], step[others[between]]
+    ahead = value > np.maximum(low, high) + 1.5 * pace
+    back = (value < low - 1.5 * pace) & (high >= low)
+    return bool(np.mean(ahead | back) >= 0.5)
+
+
+def _of_rows(value: Floats, rows: Integers) -> Floats:
+    """Each row with the value of the last of these rows before it."""
+    place = np.maximum(np.searchsorted(rows, np.arange(value.size), side="right") - 1, 0)
+    return value[rows[place]]
 
 
 def _filled(value: Floats) -> Floats:

@@ -61,9 +61,15 @@ def seconds(values: Floats) -> Floats:
 
 
 def parse_column(
-    texts: Iterable[object], first_row: int = 0, parse: Callable[[str], float] = number
+    texts: Iterable[object],
+    first_row: int = 0,
+    parse: Callable[[str], float] = number,
+    torn: list[CellError] | None = None,
 ) -> Column:
-    """Cells from `first_row` on; raises `CellError` at the first that is neither a number nor empty."""
+    """Cells from `first_row` on; raises `CellError` at the first that is neither a number nor empty.
+
+    With `torn`, such cells are left out and their errors collected there.
+    """
     rows: list[int] = []
     values: list[float] = []
     for index, cell in enumerate(texts, first_row):
@@ -76,7 +82,16 @@ def parse_column(
         except ValueError:
             if text.strip().lower() in _NOTHING:
                 continue
-            raise CellError(index, text) from None
+            error = CellError(index, text)
+            if torn is None:
+                raise error from None
+            torn.append(error)
+            continue
         rows.append(index)
         values.append(value)
     return Column(np.array(rows, dtype=np.int64), np.array(values, dtype=np.float64))
+
+
+def are_torn(bad: int, good: int) -> bool:
+    """Whether so few cells or lines are bad that they were torn, rather than the column or file being something else."""
+    return 0 < bad < good

@@ -96,6 +96,9 @@ _FALLING_METRICS = frozenset(
     ]
 )
 _METRICS = _RISING_METRICS | _FALLING_METRICS
+_HELD_OUT_METRICS = frozenset(
+    {"map", "ap", "bleu", "sacrebleu", "rouge", "meteor", "cider", "chrf", "wer", "cer", "fid", "ndcg", "mrr"}
+)
 # Metrics only with a number: `top5`, `hits10`.
 _AT_COUNTS = frozenset({"top", "hit", "hits"})
 _NO_METRIC = frozenset(
@@ -330,6 +333,8 @@ class Selection:
     evaluation_loss: str | None = None
     time: str | None = None
     epoch: str | None = None
+    losses: tuple[str, ...] = ()
+    """Several columns whose sum is the training loss."""
 
     @property
     def named(self) -> tuple[tuple[str, str], ...]:
@@ -342,7 +347,8 @@ class Selection:
             ("--time", self.time),
             ("--epoch", self.epoch),
         )
-        return tuple((option, value) for option, value in options if value is not None)
+        several = tuple(("--loss", value) for value in self.losses)
+        return (*several, *((option, value) for option, value in options if value is not None))
 
 
 # Each name is asked about a dozen times; exports have thousands of them.
@@ -412,6 +418,11 @@ def is_metric(name: str) -> bool:
     )
 
 
+def is_held_out_metric(name: str) -> bool:
+    """Whether the metric is one that nobody computes on batches of training data: it takes a whole data set."""
+    return is_metric(name) and any(word.rstrip("0123456789") in _HELD_OUT_METRICS for word in _words(name))
+
+
 def is_better_lower(name: str) -> bool:
     """Whether a metric is better when it is lower, as an error rate is."""
     return any(
@@ -460,7 +471,8 @@ def evaluation_loss_candidates(names: Sequence[str]) -> list[str]:
 
 def loss_names(names: Sequence[str]) -> list[str]:
     """Columns that may be a loss of any kind."""
-    return loss_candidates(names) + evaluation_loss_candidates(names)
+    found = loss_candidates(names) + evaluation_loss_candidates(names)
+    return found or objective_candidates(names) or objective_candidates(names, evaluation=True)
 
 
 def step_candidates(names: Sequence[str]) -> list[str]:

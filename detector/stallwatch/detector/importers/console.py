@@ -565,12 +565,15 @@ def _series(families: Sequence[Family]) -> dict[str, _Series]:
     for family in sorted(families, key=lambda each: -each.rows):
         pieces: dict[str, list[tuple[Integers, Floats]]] = {}
         for kind in family.kinds:
-            for name in kind.keys:
+            for name in (each for each in kind.names if not _is_counter(each)):
                 pieces.setdefault(_column_name(kind, name), []).append((kind.places, kind.column(name)))
         for name, parts in pieces.items():
             rows, values = _in_order(parts)
             label, context = name, _plain_context(family.kinds[0])
-            for more in (f"{name} ({context})", *(f"{name} ({number})" for number in range(2, 99))):
+            for more in (
+                *((f"{name} ({context})",) if context else ()),
+                *(f"{name} ({number})" for number in range(2, 99)),
+            ):
                 if label not in found:
                     break
                 label = more
@@ -615,7 +618,7 @@ def read(path: Path, selection: Selection, progress: Progress) -> list[TrainingL
 
 def text_pieces(raw: IO[bytes]) -> Iterator[list[str]]:
     """Lines in pieces of bounded size, a line that does not end included."""
-    decoder = codecs.getincrementaldecoder("utf-8")("replace")
+    decoder = codecs.getincrementaldecoder("utf-8-sig")("replace")
     rest = ""
     while data := raw.read(_CHUNK_BYTES):
         text = rest + decoder.decode(data)
@@ -686,6 +689,9 @@ def _training_loss(
     series: dict[str, _Series], training: list[str], selection: Selection, file: str, notes: list[str]
 ) -> str | None:
     """The name of the training loss; a sum where one objective is printed in parts."""
+    if selection.losses:
+        names = [name for told in selection.losses if (name := _choose(series, [], told)) is not None]
+        return _summed(series, names, file, notes, told=True)
     if selection.loss is not None:
         return _choose(series, [], selection.loss)
     # A family that holds nearly nothing has no say.
@@ -702,19 +708,26 @@ def _training_loss(
     return _summed(series, enough, file, notes)
 
 
-def _summed(series: dict[str, _Series], names: list[str], file: str, notes: list[str]) -> str:
+def _summed(
+    series: dict[str, _Series], names: list[str], file: str, notes: list[str], *, told: bool = False
+) -> str:
     """The sum of losses that stand in the same lines, unless they belong to opponents."""
     first = series[names[0]]
-    together = [n for n in names if np.array_equal(series[n].rows, first.rows)]
-    if by_name.are_opponents(names) or len(together) < len(names):
+    rows = first.rows
+    for name in names[1:]:
+        rows = rows[_among(rows, series[name].rows)]
+    if not told and (by_name.are_opponents(names) or rows.size < first.rows.size):
         raise LogError(
-            f"{file}: more than one key may be the loss ({', '.join(names)}): choose one with --loss"
+            f"{file}: more than one key may be the loss ({', '.join(names)}): choose one with --loss, or several to add them up"
+        )
+    if not rows.size:
+        raise LogError(
+            f"{file}: {', '.join(names)} (--loss) never stand in one line: they cannot be added up"
         )
     total = "+".join(names)
-    series[total] = _Series(
-        total, first.family, first.rows, np.sum([series[n].values for n in names], axis=0)
-    )
-    notes.append(f"The loss is the sum of {', '.join(names)} (--loss to choose one).")
+    values = np.sum([series[n].values[_among(series[n].rows, rows)] for n in names], axis=0)
+    series[total] = _Series(total, first.family, rows, values)
+    notes.append(f"The loss is the sum of {', '.join(names)}.")
     return total
 
 

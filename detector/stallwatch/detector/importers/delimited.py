@@ -6,16 +6,25 @@ import csv
 import io
 import re
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from stallwatch.detector.importers.cells import CellError, Column, moment, number, parse_column, seconds
-from stallwatch.detector.importers.columns import Selection, loss_names, time_candidates, wanted
+from stallwatch.detector.importers.cells import (
+    CellError,
+    Column,
+    are_torn,
+    moment,
+    number,
+    parse_column,
+    seconds,
+)
+from stallwatch.detector.importers.columns import Selection, loss_names, plain, time_candidates, wanted
 from stallwatch.detector.importers.errors import LogError, NotALogError
 from stallwatch.detector.importers.log import TrainingLog
-from stallwatch.detector.importers.source import Progress, opened, run_name
+from stallwatch.detector.importers.source import COMPRESSIONS, Progress, head, opened, run_name
 from stallwatch.detector.importers.table import Table, to_log
 
 NAME = "CSV or TSV"
@@ -25,6 +34,7 @@ _SMALL_BYTES = 6_000_000
 _CHUNK_ROWS = 200_000
 # Lines that are looked at to see whether a file of any name is a table.
 _LOOKED_AT = 40
+_DOWNLOAD = frozenset({"wall_time", "step", "value"})
 _LONGEST_HEADER = 200_000
 # A name with its value, as console text has it and a header has not.
 _PAIR = re.compile(r"[:=]\s{0,4}[\"']?[-+]?[0-9]")
@@ -62,7 +72,13 @@ def _is_number(cell: str) -> bool:
 
 def read(path: Path, selection: Selection, progress: Progress) -> list[TrainingLog]:
     """The one run of the file."""
-    return [to_log(read_table(path, selection, progress), selection)]
+    table = read_table(path, selection, progress)
+    if {plain(name) for name in table.header} == _DOWNLOAD and not selection.named:
+        # What TensorBoard's page saves of one curve; which one it was, only the name of the file may say.
+        value = next(name for name in table.header if plain(name) == "value")
+        note = "The file holds one curve without a name, as TensorBoard saves it: it is taken for the loss."
+        return [to_log(replace(table, notes=(*table.notes, note)), replace(selection, loss=value))]
+    return [to_log(table, selection)]
 
 
 def read_table(
@@ -79,17 +95,37 @@ def read_table(
             raise NotALogError(f"{path}: the file is empty")
         delimiter = max(_DELIMITERS, key=first.count)
         header = _header(path, next(csv.reader([first], delimiter=delimiter)))
+        if _has_index(path, header, delimiter, line):
+            header = ["index", *header]
         names = list(columns(header)) if columns is not None else wanted(header, selection)
-        if not any(loss_names(header)) and selection.loss is None and selection.evaluation_loss is None:
+        if {plain(name) for name in header} == _DOWNLOAD:
+            names = header
+        elif (
+            not any(loss_names(header))
+            and not selection.losses
+            and selection.loss is None
+            and selection.evaluation_loss is None
+        ):
             # A data set beside the log may be large: its header has said enough.
             return Table(run_name(path), str(path), 0, {}, tuple(header))
         times = {*time_candidates(names), selection.time}
         reader = _Reader(path, header, names, times, delimiter, line)
-        if path.stat().st_size <= _SMALL_BYTES / (4 if path.suffix == ".gz" else 1):
+        if path.stat().st_size <= _SMALL_BYTES / (4 if path.suffix.lower() in COMPRESSIONS else 1):
             reader.read_small(text)
         else:
             reader.read_large(text)
     return reader.table()
+
+
+def _has_index(path: Path, header: Sequence[str], delimiter: str, line: int) -> bool:
+    """Whether all rows have one cell more than the header, in front: the index that R writes without a name."""
+    rows = head(path).splitlines()[line : line + _LOOKED_AT]
+    cells = [row for row in csv.reader(rows[:-1] or rows, delimiter=delimiter) if row]
+    return (
+        bool(cells)
+        and len(cells) > 1
+        and all(len(row) == len(header) + 1 and row[-1].strip() for row in cells)
+    )
 
 
 def _header_line(text: io.TextIOWrapper) -> tuple[str, int]:
@@ -137,43 +173,55 @@ class _Reader:
         self.path, self.header, self.delimiter, self.header_line = path, header, delimiter, header_line
         self.parse = {name: moment if name in times else number for name in names}
         self.parts: dict[str, list[Column]] = {name: [] for name in names}
-        self.unreadable: dict[str, str] = {}
+        self.torn: dict[str, int] = dict.fromkeys(names, 0)
+        """Cells of each column that hold text."""
+        self.first_torn: dict[str, str] = {}
         self.rows = 0
         self.repeated = 0
+        self.too_long = 0
+        self.first_too_long: LogError | None = None
 
     def table(self) -> Table:
+        if self.first_too_long is not None and not are_torn(self.too_long, self.rows):
+            raise self.first_too_long
         if not self.rows:
             raise NotALogError(f"{self.path}: there is a header and no rows after it")
-        notes = (f"{self.repeated} repeated header lines were skipped.",) if self.repeated else ()
+        columns = {name: Column.joined(parts) for name, parts in self.parts.items()}
+        unreadable = {
+            name: said
+            for name, said in self.first_torn.items()
+            if not are_torn(self.torn[name], columns[name].row.size)
+        }
+        torn = max((count for name, count in self.torn.items() if name not in unreadable), default=0)
+        notes = [f"{self.repeated} repeated header lines were skipped."] if self.repeated else []
+        if torn + self.too_long:
+            counted = "1 line was" if torn + self.too_long == 1 else f"{torn + self.too_long} lines were"
+            notes.append(f"{counted} torn or of something else, and left out.")
         return Table(
             name=run_name(self.path),
             file=str(self.path),
             rows=self.rows,
-            columns={
-                name: Column.joined(parts)
-                for name, parts in self.parts.items()
-                if name not in self.unreadable
-            },
+            columns={name: column for name, column in columns.items() if name not in unreadable},
             header=tuple(self.header),
-            notes=notes,
-            unreadable=self.unreadable,
+            notes=tuple(notes),
+            unreadable=unreadable,
         )
 
     def add(self, name: str, cells: Sequence[object], lines: Sequence[int]) -> None:
         """The cells of one column in the rows that come next, and the lines they stand in."""
-        if name in self.unreadable:
-            return
-        try:
-            self.parts[name].append(parse_column(cells, self.rows, self.parse[name]))
-        except CellError as error:
-            if self.delimiter != "," and "," in error.text:
-                # Where a comma does not part cells it may be the decimal sign.
-                pointed = [cell.replace(",", ".", 1) if isinstance(cell, str) else cell for cell in cells]
-                self.add(name, pointed, lines)
-                return
-            line = lines[error.index - self.rows]
-            said = f"line {line}, column '{name}': '{error.text[:40]}' is not a number"
-            self.unreadable[name] = f"{self.path}: {said}"
+        torn: list[CellError] = []
+        column = parse_column(cells, self.rows, self.parse[name], torn)
+        if torn and self.delimiter != "," and "," in torn[0].text:
+            # Where a comma does not part cells it may be the decimal sign.
+            pointed = [cell.replace(",", ".", 1) if isinstance(cell, str) else cell for cell in cells]
+            torn = []
+            column = parse_column(pointed, self.rows, self.parse[name], torn)
+        self.parts[name].append(column)
+        self.torn[name] += len(torn)
+        if torn and name not in self.first_torn:
+            line = lines[torn[0].index - self.rows]
+            said = f"line {line}, column '{name}': '{torn[0].text[:40]}' is not a number"
+            self.first_torn[name] = f"{self.path}: {said}"
 
     def read_small(self, text: io.TextIOWrapper) -> None:
         rows = [(line, row) for line, row in self._rows(text) if row]
@@ -191,13 +239,15 @@ class _Reader:
             for row in reader:
                 line = reader.line_num + self.header_line
                 if len(row) > width and any(row[width:]):
-                    raise self._excess(line)
+                    self._excess(line)
+                    continue
                 yield line, row
         except csv.Error as error:
             raise LogError(f"{self.path}: line {reader.line_num + self.header_line}: {error}") from None
 
-    def _excess(self, line: int) -> LogError:
-        return LogError(
+    def _excess(self, line: int, count: int = 1) -> None:
+        self.too_long += count
+        self.first_too_long = self.first_too_long or LogError(
             f"{self.path}: line {line} has more cells than the header, which names {len(self.header)}"
         )
 
@@ -219,6 +269,8 @@ class _Reader:
                 na_values=[""],
                 low_memory=False,
                 index_col=False,
+                # Lines of many more cells: those of one more are counted below.
+                on_bad_lines="skip",
             )
             for chunk in chunks:
                 self._add_frame(chunk.iloc[1:] if chunk.index[0] == 0 else chunk)
@@ -229,7 +281,8 @@ class _Reader:
     def _add_frame(self, frame: Any) -> None:
         excess = np.flatnonzero(frame[_EXCESS].notna())
         if excess.size:
-            raise self._excess(int(frame.index[excess[0]]) + self.header_line)
+            self._excess(int(frame.index[excess[0]]) + self.header_line, int(excess.size))
+            frame = frame[frame[_EXCESS].isna()]
         # Without any column that is wanted, its loss column asked for and missing: rows are counted all the same.
         first = next(iter(self.parts), _EXCESS)
         if frame[first].dtype.kind not in "fiu":

@@ -5,9 +5,10 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 
-from stallwatch.detector.importers.cells import CellError, Column, moment, number, parse_column
+from stallwatch.detector.importers.cells import CellError, Column, are_torn, moment, number, parse_column
 from stallwatch.detector.importers.columns import Selection, loss_names, time_candidates, wanted
 from stallwatch.detector.importers.errors import LogError, NotALogError
 from stallwatch.detector.importers.log import TrainingLog
@@ -40,38 +41,44 @@ def _is_object(text: str) -> bool:
 
 def read(path: Path, selection: Selection, progress: Progress) -> list[TrainingLog]:
     """The one run of the file."""
+    torn: list[int] = []
     with opened(path, progress) as raw:
-        text = io.TextIOWrapper(raw, encoding="utf-8-sig")
-        records = list(_records(path, text))
-    return [to_log(table_of(path, records, selection), selection)]
+        text = io.TextIOWrapper(raw, encoding="utf-8-sig", errors="replace")
+        records = list(_records(path, text, torn))
+    if torn and not are_torn(len(torn), len(records)):
+        raise LogError(f"{path}: line {torn[0]} is not a JSON object")
+    table = table_of(path, records, selection)
+    if torn:
+        counted = "1 line is" if len(torn) == 1 else f"{len(torn)} lines are"
+        note = f"{counted} no JSON object, the first of them line {torn[0]}, and left out."
+        table = replace(table, notes=(*table.notes, note))
+    return [to_log(table, selection)]
 
 
-def _records(path: Path, text: io.TextIOWrapper) -> Iterator[Record]:
-    before = ""
+def _records(path: Path, text: io.TextIOWrapper, torn: list[int]) -> Iterator[Record]:
+    """The objects, one a line; `torn` gets the numbers of lines that are none."""
+    before, last = "", 0
     for place, line in enumerate(text, 1):
-        if not before.strip() and line.lstrip().startswith("["):
+        if not before.strip() and not last and line.lstrip().startswith("["):
             yield from load_array(path, line + text.read())
             return
-        # A line is read when the next one has come: only the last one may be cut off.
-        yield from _record(path, before, place - 1, last=False)
-        before, last = line, place
-    if before:
-        yield from _record(path, before, last, last=True)
+        # A line is read when the next one has come: the last one may be what a killed job was writing.
+        if before.strip():
+            yield from _record(before, last, torn)
+        before, last = line, place if line.strip() else last
+    if before.strip():
+        yield from _record(before, last, torn if before.endswith("\n") else [])
 
 
-def _record(path: Path, line: str, number_of_line: int, *, last: bool) -> Iterator[Record]:
-    if not line.strip():
-        return
+def _record(line: str, place: int, torn: list[int]) -> Iterator[Record]:
     try:
         value = json.loads(line)
     except (ValueError, RecursionError):
-        # The line that a killed job was writing.
-        if last and not line.endswith("\n"):
-            return
-        raise LogError(f"{path}: line {number_of_line} is not a JSON object") from None
-    if not isinstance(value, dict):
-        raise LogError(f"{path}: line {number_of_line} is not a JSON object")
-    yield flattened(value)
+        value = None
+    if isinstance(value, dict):
+        yield flattened(value)
+    else:
+        torn.append(place)
 
 
 def load_array(path: Path, text: str) -> list[Record]:
@@ -108,12 +115,15 @@ def table_of(path: Path, records: Iterable[Record], selection: Selection, what: 
     unreadable: dict[str, str] = {}
     for name in names:
         cells = [_cell(row.get(name)) for row in rows]
-        try:
-            columns[name] = parse_column(cells, parse=moment if name in times else number)
-        except CellError as error:
+        torn: list[CellError] = []
+        column = parse_column(cells, parse=moment if name in times else number, torn=torn)
+        if torn and not are_torn(len(torn), column.row.size):
+            first = torn[0]
             unreadable[name] = (
-                f"{path}: {what} {error.index + 1}, key '{name}': '{error.text[:40]}' is not a number"
+                f"{path}: {what} {first.index + 1}, key '{name}': '{first.text[:40]}' is not a number"
             )
+        else:
+            columns[name] = column
     if not loss_names(header) and selection.loss is None and selection.evaluation_loss is None:
         listed = ", ".join(header[:20]) + (", ..." if len(header) > 20 else "")
         raise NotALogError(f"{path}: no key is a loss; name it with --loss (keys: {listed})")

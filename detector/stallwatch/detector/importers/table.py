@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import numpy as np
@@ -64,11 +64,13 @@ def to_log(
     """
     if axis is None:
         _require(table, selection)
+        table, selection = _with_sums(table, selection)
         loss = _chosen(table, selection.loss, _losses)
-        evaluation_loss = _chosen(table, selection.evaluation_loss, by_name.evaluation_loss_candidates, loss)
+        evaluation_loss = _chosen(table, selection.evaluation_loss, _evaluation_losses, loss)
     if loss is None and evaluation_loss is None:
         raise _no_loss(table)
-    axis = axis or read_axis(table, selection)
+    if axis is None:
+        axis = read_axis(table, selection, table.columns[loss or evaluation_loss or ""].row)
     learning_rate = _chosen(table, selection.learning_rate, by_name.learning_rate_candidates)
     time = _chosen(table, selection.time, by_name.time_candidates)
     gradient_norm = _chosen(table, None, by_name.gradient_norm_candidates)
@@ -118,10 +120,57 @@ def _require(table: Table, selection: Selection) -> None:
             raise LogError(f"{table.file}: column '{name}' ({option}) {state}")
 
 
+def _with_sums(table: Table, selection: Selection) -> tuple[Table, Selection]:
+    """The table with the sum of several losses of one objective, and the selection of it."""
+    notes = list(table.notes)
+    columns = dict(table.columns)
+    if selection.losses:
+        chosen = _sum(columns, list(selection.losses))
+        if chosen is None:
+            told = ", ".join(selection.losses)
+            raise LogError(f"{table.file}: {told} (--loss) never stand in one row: they cannot be added up")
+        selection = replace(selection, loss=chosen, losses=())
+    elif selection.loss is None:
+        parts = [name for name in _losses(list(columns)) if table.has(name)]
+        if len(parts) > 1 and not by_name.is_known_loss(parts[0]) and _are_parts(table, parts):
+            selection = replace(selection, loss=_sum(columns, parts))
+            notes.append(f"The loss is the sum of {', '.join(parts)} (--loss to choose).")
+            held_out = [n for n in by_name.evaluation_loss_candidates(list(columns)) if table.has(n)]
+            if selection.evaluation_loss is None and len(held_out) > 1 and _are_parts(table, held_out):
+                selection = replace(selection, evaluation_loss=_sum(columns, held_out))
+    return replace(table, columns=columns, notes=tuple(notes)), selection
+
+
+def _are_parts(table: Table, names: Sequence[str]) -> bool:
+    """Whether losses stand in the same rows and do not belong to networks that work against each other."""
+    rows = table.columns[names[0]].row
+    return not by_name.are_opponents(names) and all(
+        np.array_equal(table.columns[name].row, rows) for name in names[1:]
+    )
+
+
+def _sum(columns: dict[str, Column], names: Sequence[str]) -> str | None:
+    """Add the sum of some columns, in the rows that all of them have; None where there is no such row."""
+    rows = columns[names[0]].row
+    for name in names[1:]:
+        rows = np.intersect1d(rows, columns[name].row)
+    if not rows.size:
+        return None
+    total = "+".join(names)
+    values = np.sum([columns[name].value[np.searchsorted(columns[name].row, rows)] for name in names], axis=0)
+    columns[total] = Column(rows, values)
+    return total
+
+
 def _losses(names: Sequence[str]) -> list[str]:
-    candidates = by_name.loss_candidates(names)
-    known = [name for name in candidates if by_name.is_known_loss(name)]
-    return known or candidates
+    return by_name.best_losses(names) or by_name.objective_candidates(names)[:1]
+
+
+def _evaluation_losses(names: Sequence[str]) -> list[str]:
+    found = by_name.evaluation_loss_candidates(names)
+    if found or any(by_name.is_loss(name) for name in names):
+        return found
+    return by_name.objective_candidates(names, evaluation=True)[:1]
 
 
 def _chosen(
@@ -134,9 +183,9 @@ def _chosen(
     found = [name for name in candidates(names) if table.has(name) or name in table.unreadable]
     if candidates is _losses and len(found) > 1 and not by_name.is_known_loss(found[0]):
         raise LogError(
-            f"{table.file}: more than one column may be the loss ({', '.join(found)}): choose one with --loss"
+            f"{table.file}: more than one column may be the loss ({', '.join(found)}): choose one with --loss, or several to add them up"
         )
-    if found and found[0] in table.unreadable and candidates in {_losses, by_name.evaluation_loss_candidates}:
+    if found and found[0] in table.unreadable and candidates in {_losses, _evaluation_losses}:
         raise LogError(table.unreadable[found[0]])
     return next((name for name in found if name not in table.unreadable), None)
 
@@ -189,7 +238,7 @@ def _evaluations(
 
 def _about_evaluation(name: str, column: Column, training_rows: Integers) -> bool:
     """Whether a metric is one of held-out data: by its name, or because it is logged where no training loss is."""
-    if by_name.is_evaluation(name):
+    if by_name.is_evaluation(name) or (by_name.is_held_out_metric(name) and not by_name.is_training(name)):
         return True
     beside_training = float(np.isin(column.row, training_rows).mean())
     return "train" not in by_name.plain(name).split("_") and beside_training < 0.1

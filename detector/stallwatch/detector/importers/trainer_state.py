@@ -9,7 +9,7 @@ from stallwatch.detector.importers.columns import Selection
 from stallwatch.detector.importers.errors import LogError, NotALogError
 from stallwatch.detector.importers.json_records import flattened, table_of
 from stallwatch.detector.importers.log import TrainingLog
-from stallwatch.detector.importers.source import Progress, opened
+from stallwatch.detector.importers.source import Progress, opened, plain_name
 from stallwatch.detector.importers.table import to_log
 
 NAME = "Hugging Face trainer state"
@@ -19,7 +19,7 @@ _SUMMARY_KEYS = frozenset({"train_runtime", "total_flos"})
 
 def recognises(path: Path, head: str) -> bool:
     """The name, or the keys that only a trainer's state has."""
-    named = path.name.removesuffix(".gz") == "trainer_state.json"
+    named = plain_name(path) == "trainer_state.json"
     return head.lstrip().startswith("{") and (named or '"log_history"' in head)
 
 
