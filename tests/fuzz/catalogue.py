@@ -21,6 +21,7 @@ TARGETS: dict[str, tuple[str, ...]] = {
     "analysis": _NUMBERS,
     "snapshot": _NUMBERS,
     "recording": _ANALYSIS,
+    "console": _ANALYSIS,
     "delimited": _ANALYSIS,
     "json_logs": _ANALYSIS,
     "tensorboard": _ANALYSIS,

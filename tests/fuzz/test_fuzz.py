@@ -10,7 +10,7 @@ from fuzz.catalogue import TARGETS
 from fuzz.run import fuzz
 
 INPUTS = {
-    **dict.fromkeys(("delimited", "http", "service_config", "tensorboard"), 1500),
+    **dict.fromkeys(("console", "delimited", "http", "service_config", "tensorboard"), 1500),
     **dict.fromkeys(("json_logs", "snapshot", "wandb"), 2500),
     "analysis": 600,
 }

@@ -40,6 +40,7 @@ _LEARNING_LINES = 2000
 _CHUNK_BYTES = 1 << 18
 # Numbers of so many lines of one kind are converted at a time.
 _WAITING = 2048
+_WORTH_COMPILING = 6
 _BREAKS = re.compile(r"\r|\x08+|\x0b|\x0c")
 _HEADER = re.compile(r"loss|epoch|step|iter|acc|val|metric|nll|err|map|bleu|wer|cer|ppl", re.IGNORECASE)
 _TOTAL = "\0total"
@@ -124,8 +125,19 @@ class _Known:
     match: Callable[[str], re.Match[str] | None] | None = None
     """Takes a whole line as it is, where nothing but the numbers differs."""
     rank: tuple[str, ...] = ()
+    seen: int = 0
     waiting_rows: list[int] = field(default_factory=list)
     waiting: list[tuple[str, ...]] = field(default_factory=list)
+
+    def seen_again(self, numbers: Sequence[str]) -> None:
+        """Make the expression for lines of this kind, once there are enough of them to be worth it."""
+        self.seen += 1
+        if self.seen != _WORTH_COMPILING or self.kind is None:
+            return
+        self.plan.compile(numbers)
+        if self.scales is None and not self.kind.counters_only and self.plan.fast is not None:
+            self.match = self.plan.fast.fullmatch
+            self.rank = (str(self.plan.rank),) if self.plan.rank >= 0 and self.plan.rank_place < 0 else ()
 
     def drain(self) -> None:
         """Hand the numbers that wait over to the kind."""
@@ -260,11 +272,13 @@ class Collector:
     def _lookup(self, texts: tuple[str, ...], numbers: list[str], text: str, raw: str) -> _Known | None:
         found = self._known.get(texts)
         if found is not None and not found.plan.bare:
+            found.seen_again(numbers)
             return found
         if found is not None or self._may_be_bare(texts):
             header = self._recent[-1][0] if self._recent else ""
             found = self._known.get((header, texts))
             if found is not None:
+                found.seen_again(numbers)
                 return found
         if self._examined > _LEARNING_LINES and not self._promises(text):
             return None
@@ -315,14 +329,9 @@ class Collector:
         plan.picks = sorted(
             {place for _, place, _ in names if place >= 0} | ({plan.clock} if plan.clock >= 0 else set())
         )
-        plan.compile(numbers)
         scales = [scale for _, _, scale in names]
         clock = plan.picks.index(plan.clock) if plan.clock >= 0 else -1
-        known = _Known(plan, kind, scales if any(scale != 1.0 for scale in scales) else None, clock)
-        if known.scales is None and not kind.counters_only and plan.fast is not None:
-            known.match = plan.fast.fullmatch
-            known.rank = (str(plan.rank),) if plan.rank >= 0 and plan.rank_place < 0 else ()
-        return known
+        return _Known(plan, kind, scales if any(scale != 1.0 for scale in scales) else None, clock)
 
     @staticmethod
     def _context(plan: Plan) -> str:

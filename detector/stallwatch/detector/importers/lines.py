@@ -8,6 +8,7 @@ expression. All expressions take linear time: no text can be matched by a repeti
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import date
@@ -30,12 +31,17 @@ _FRAMES = str.maketrans(dict.fromkeys("│┃║┆┊▕▏", "|") | dict.fromk
 _DATE = r"\d{4}[-/]\d\d?[-/]\d\d?(?:[T_ ]\d\d?:\d\d(?::\d\d(?:[.,]\d{1,9})?)?(?:Z|[+-]\d\d:?\d\d)?)?"
 _CLOCK = r"\d{1,5}(?::\d\d){1,2}(?:[.,]\d{1,9})?(?![\w.])"
 _THOUSANDS = r"[-+]?[1-9]\d{0,2}(?:,\d{3}){1,5}(?:\.\d+)?(?![\w,.])"
-_DECIMAL = r"[-+]?(?:\d+(?:_\d{3}){0,5}\.?\d*|\.\d+)(?:[eE][-+]?\d+)?"
+_DECIMAL = r"[-+]?(?:\d+(?:_\d{3}){0,5}(?:\.\d*)?|\.\d+)(?:[eE][-+]?\d+)?"
 _BROKEN = r"[-+]?(?:[nN][aA][nN]|[iI][nN][fF](?:inity|INITY)?)(?![\w.])"
 NUMBER = re.compile(rf" ?(?<![\w.@])(?<!\w-)({_DATE}|{_CLOCK}|{_THOUSANDS}|{_DECIMAL}|{_BROKEN}) ?")
-# What `NUMBER` finds, where the text around it is known.
-_FAST = rf"(?:[-+]?[\d.][\d_.,]*(?:[eE][-+]?\d+)?|{_BROKEN})"
-_FAST_CLOCK = rf"(?:{_DATE}|{_CLOCK})"
+# What `NUMBER` finds, where the text around it is known. A number is taken or not, never a part of it: with two ways for each
+# of some dozens of numbers, a line that does not match would be tried in all of them. Python 3.10 has no atomic groups.
+_ATOMIC = sys.version_info >= (3, 11)
+_GROUP = "(?>" if _ATOMIC else "(?:"
+_FAST = rf"{_GROUP}{_THOUSANDS}|{_DECIMAL}|{_BROKEN})"
+_FAST_CLOCK = rf"{_GROUP}{_DATE}|{_CLOCK})"
+_MOST_FAST = 400 if _ATOMIC else 12
+"""Numbers of a line that one expression may be made for."""
 _DIGIT = re.compile(r"[0-9]|\b(?:nan|NaN|NAN|inf|Inf)\b")
 
 _SEPARATORS = ":=>~≈"
@@ -307,13 +313,18 @@ class Plan:
 
     def compile(self, numbers: Sequence[str]) -> None:
         """An expression that finds the numbers at `picks` in a line of this skeleton, in one go, blanks and all."""
+        if len(numbers) > _MOST_FAST:
+            return
         wanted, parts = set(self.picks), []
         for place, text in enumerate(self.texts):
-            parts.append("[ \t]+".join(map(re.escape, text.split())))
+            # Two numbers with nothing between them have a blank between them.
+            inside = 0 < place < len(numbers)
+            literal = "[ \t]+".join(map(re.escape, text.split()))
+            parts.append(f"[ \t]*{literal}[ \t]*" if literal else "[ \t]+" if inside else "[ \t]*")
             if place < len(numbers):
                 kind = _FAST_CLOCK if is_clock(numbers[place]) else _FAST
-                parts.append(f"[ \t]*({kind})[ \t]*" if place in wanted else f"[ \t]*{kind}[ \t]*")
-        self.fast = re.compile(f"[ \t]*{''.join(parts)}[ \t]*\r?")
+                parts.append(f"({kind})" if place in wanted else kind)
+        self.fast = re.compile(f"{''.join(parts)}\r?")
 
 
 def cleaned(line: str) -> str:
