@@ -217,3 +217,71 @@ def test_heavy_libraries_are_left_alone_for_a_small_file(falling: Path):
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("arguments", [("--json",), ("--plot", "curve.png"), ("-v",)])
+def test_the_extra_of_analyze_is_enough(tmp_path: Path, falling: Path, arguments: tuple[str, ...]):
+    """With nothing importable but what `stallwatch[analyze]` names, and what that brings along."""
+    pytest.importorskip("matplotlib")
+    script = (
+        "import sys\n"
+        "barred = {'ray', 'grpc', 'google', 'msgspec', 'pydantic_settings', 'sqlalchemy', 'starlette', 'uvicorn', 'httpx', 'jinja2', "
+        "'cryptography', 'prometheus_client', 'torch'}\n"
+        "class Bar:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        if name.partition('.')[0] in barred: raise ImportError(name)\n"
+        "sys.meta_path.insert(0, Bar())\n"
+        "from stallwatch.detector.cli import build\n"
+        f"given = ['analyze', {str(falling)!r}, *{list(arguments)!r}]\n"
+        "build(given)(given, standalone_mode=False)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=False, cwd=tmp_path
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_several_runs_are_sorted_and_their_differences_shown(tmp_path: Path):
+    """The best loss first; settings that lie beside the logs say why."""
+    for name, level, rate in (("a", 3.0, 0.1), ("b", 1.0, 0.01)):
+        folder = tmp_path / name
+        folder.mkdir()
+        write(folder / "metrics.csv", curve(300) + level)
+        (folder / "args.json").write_text(json.dumps({"lr": rate, "model": {"layers": 4}}))
+    said = analyze(tmp_path).stdout
+    assert said.index("\nb ") < said.index("\na ")
+    (row,) = [line for line in said.splitlines() if line.startswith("lr ")]
+    assert row.split() == ["lr", "0.01", "0.1"]
+    assert "model.layers" not in said
+    given = analyze(tmp_path, "--sort", "name").stdout
+    assert given.index("\na ") < given.index("\nb ")
+    assert analyze(tmp_path, "--sort", "colour").exit_code == 2
+
+
+def test_json_lines_are_an_object_a_line(flat: Path, falling: Path):
+    """For one run as for several."""
+    assert len(analyze(flat, "--json-lines").stdout.splitlines()) == 1
+    files = [json.loads(line)["file"] for line in analyze(flat, falling, "--json-lines").stdout.splitlines()]
+    assert files == [str(flat), str(falling)]
+
+
+def test_how_a_log_was_read_is_said_on_request(tmp_path: Path):
+    """Which key played which role, example lines, and what was left."""
+    path = tmp_path / "train.log"
+    path.write_text("hello\n" + "".join(f"step {i} loss {3 - i / 100:.3f}\n" for i in range(50)))
+    said = analyze(path, "-v").stdout
+    for words in (
+        "loss: 'loss'",
+        "step: 'step'",
+        "50 lines with step, loss: step 0 loss 3.000",
+        "1 of 51 lines were left",
+    ):
+        assert words in said
+
+
+def test_losses_can_be_added_up_on_the_command_line(tmp_path: Path):
+    """`--loss` may be given several times."""
+    path = tmp_path / "train.log"
+    path.write_text("".join(f"step {i} a_loss 1.5 b_loss {3 - i / 100:.3f} c_loss 9\n" for i in range(50)))
+    document = json.loads(analyze(path, "--json", "--loss", "a_loss", "--loss", "b_loss").stdout)
+    assert document["summary"]["column"] == "a_loss+b_loss"

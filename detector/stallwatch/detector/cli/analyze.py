@@ -35,13 +35,22 @@ def analyze(
         list[Path],
         typer.Argument(
             metavar="PATH...",
-            help="Log files, or folders with logs: TensorBoard events, trainer_state.json, CSV, TSV, JSON Lines, "
-            "Keras history, W&B export; also with .gz.",
+            help="Log files, or folders with logs: what a program printed, TensorBoard events, trainer_state.json, CSV, "
+            "TSV, JSON Lines, Keras history, W&B export, MLflow metrics; also compressed.",
             show_default=False,
         ),
     ],
     as_json: Annotated[
         bool, typer.Option("--json", help="Print JSON: one object for one run, an array for several.")
+    ] = False,
+    json_lines: Annotated[
+        bool, typer.Option("--json-lines", help="Print JSON: one object a line, for any number of runs.")
+    ] = False,
+    sort: Annotated[
+        str, typer.Option("--sort", metavar="BY", help="Order of several runs: loss, state, name or given.")
+    ] = "loss",
+    verbose: Annotated[
+        bool, typer.Option("--verbose", "-v", help="Also say how each log was read, with example lines.")
     ] = False,
     plot: Annotated[
         Path | None,
@@ -59,7 +68,12 @@ def analyze(
         ),
     ] = None,
     loss: Annotated[
-        str | None, typer.Option("--loss", help="Column of the training loss.", rich_help_panel=_COLUMNS)
+        list[str] | None,
+        typer.Option(
+            "--loss",
+            help="Column or key of the training loss; several are added up.",
+            rich_help_panel=_COLUMNS,
+        ),
     ] = None,
     step: Annotated[
         str | None, typer.Option("--step", help="Column of the step.", rich_help_panel=_COLUMNS)
@@ -86,6 +100,7 @@ def analyze(
     Examples: `stallwatch analyze runs/`, `stallwatch analyze metrics.csv --loss train_nll --plot curve.html`.
     """
     from stallwatch.detector.importers import Selection
+    from stallwatch.detector.report.compare import ORDERS, ordered
     from stallwatch.detector.rules import RULE_SETS
 
     if plot is not None and plot.suffix.lower() not in _PLOTS:
@@ -94,21 +109,28 @@ def analyze(
     if rules is not None and rules not in RULE_SETS:
         _complain(f"--rules {rules}: the rule sets are {', '.join(RULE_SETS)}")
         raise typer.Exit(EXIT_USAGE)
-    selection = Selection(loss, step, learning_rate, evaluation_loss, time, epoch)
+    if sort not in ORDERS:
+        _complain(f"--sort {sort}: the orders are {', '.join(ORDERS)}")
+        raise typer.Exit(EXIT_USAGE)
+    losses = tuple(loss or ())
+    one = losses[0] if len(losses) == 1 else None
+    selection = Selection(
+        one, step, learning_rate, evaluation_loss, time, epoch, losses if len(losses) > 1 else ()
+    )
     unread: list[str] = []
     outcomes = list(_outcomes(paths, selection, total_steps, rules or "", unread))
     for message in unread:
         _complain(message)
     if not outcomes:
         raise typer.Exit(EXIT_USAGE)
-    if as_json:
-        from stallwatch.detector.report.document import to_json
+    if as_json or json_lines:
+        from stallwatch.detector.report.document import to_json, to_json_lines
 
-        typer.echo(to_json(outcomes))
+        typer.echo(to_json_lines(outcomes) if json_lines else to_json(outcomes))
     else:
         from stallwatch.detector.report.text import show
 
-        show(outcomes, _console())
+        show(ordered(outcomes, sort), _console(), verbose=verbose)
     if plot is not None:
         _draw(outcomes, plot)
     if any(outcome.alarming for outcome in outcomes):

@@ -41,6 +41,8 @@ _CHUNK_BYTES = 1 << 18
 # Numbers of so many lines of one kind are converted at a time.
 _WAITING = 2048
 _WORTH_COMPILING = 6
+_SHOWN_KINDS = 6
+_SHOWN_CHARACTERS = 160
 _BREAKS = re.compile(r"\r|\x08+|\x0b|\x0c")
 _HEADER = re.compile(r"loss|epoch|step|iter|acc|val|metric|nll|err|map|bleu|wer|cer|ppl", re.IGNORECASE)
 _TOTAL = "\0total"
@@ -1034,7 +1036,22 @@ class _Learner:
         axis = Axis(axis_name, label, at_rows)  # type: ignore[arg-type]  # one of the two names
         told = self.collector.selection
         selection = Selection(learning_rate=self._same(told.learning_rate), time=self._same(told.time))
-        return to_log(table, selection, axis=axis, loss=self.loss, evaluation_loss=self.evaluation_loss)
+        log = to_log(table, selection, axis=axis, loss=self.loss, evaluation_loss=self.evaluation_loss)
+        return replace(log, details=self._details())
+
+    def _details(self) -> tuple[str, ...]:
+        """The kinds of lines that were read, the most frequent first, each with an example, and how many lines were left."""
+        found = sorted(self.kinds, key=lambda kind: -len(kind.rows))
+        said = []
+        for kind in found[:_SHOWN_KINDS]:
+            names = ", ".join(name for name in kind.names if "\0" not in name and not name.startswith("#"))
+            about = f", about '{kind.split}'" if kind.split else ""
+            said.append(
+                f"{len(kind.rows):,} lines with {names or 'a counter'}{about}: {kind.example[:_SHOWN_CHARACTERS]}"
+            )
+        used = sum(len(kind.rows) for kind in found)
+        said.append(f"{max(self.collector.lines - used, 0):,} of {self.collector.lines:,} lines were left.")
+        return tuple(said)
 
     def _same(self, told: str | None) -> str | None:
         """The series that the user means."""

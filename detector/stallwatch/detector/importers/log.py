@@ -64,6 +64,8 @@ class TrainingLog:
     extra: Mapping[str, Series] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     """Sentences about how the log was read, for whoever wonders about the result."""
+    details: tuple[str, ...] = ()
+    """Further ones for whoever asks: kinds of lines with an example, and what was left."""
 
     @property
     def points(self) -> Evaluations:

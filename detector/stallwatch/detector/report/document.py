@@ -17,6 +17,11 @@ def to_json(outcomes: Sequence[Outcome]) -> str:
     return json.dumps(documents[0] if len(documents) == 1 else documents, indent=2, allow_nan=False)
 
 
+def to_json_lines(outcomes: Sequence[Outcome]) -> str:
+    """One object a line, for one run as for many."""
+    return "\n".join(json.dumps(document(outcome), allow_nan=False) for outcome in outcomes)
+
+
 def document(outcome: Outcome) -> dict[str, object]:
     """One run: `file`, `axis`, `states`, `findings`, `summary`."""
     return {

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 # More runs than this are compared in the table only.
 _DETAILED_RUNS = 4
+_COMPARED_RUNS = 8
 STATE_WORDS = {
     "warming_up": "too early to say",
     "improving": "improving",
@@ -40,10 +41,11 @@ _NEXT = {
 }
 
 
-def show(outcomes: Sequence[Outcome], console: Console) -> None:
-    """One run in full; several as a table, with the details of few."""
+def show(outcomes: Sequence[Outcome], console: Console, *, verbose: bool = False) -> None:
+    """One run in full; several as a table and what differs, with the details of few; `verbose` adds how each was read."""
     if len(outcomes) > 1:
         _table(outcomes, console)
+        _differences(outcomes, console)
     if len(outcomes) > _DETAILED_RUNS:
         console.print("[dim]Details: name fewer runs, or use --json.[/]")
         return
@@ -51,6 +53,47 @@ def show(outcomes: Sequence[Outcome], console: Console) -> None:
         if len(outcomes) > 1:
             console.print()
         _details(outcome, console)
+        if verbose:
+            _reading(outcome, console)
+
+
+def _reading(outcome: Outcome, console: Console) -> None:
+    """What was taken from where."""
+    log = outcome.log
+    console.print("  [dim]How the log was read[/]")
+    for role, column in log.columns.items():
+        console.print(f"    {role.replace('_', ' ')}: '{escape(column)}'", soft_wrap=True)
+    if log.evaluations.metrics:
+        console.print(f"    metrics: {escape(', '.join(log.evaluations.metrics))}", soft_wrap=True)
+    if log.extra:
+        console.print(f"    other losses, not judged: {escape(', '.join(log.extra))}", soft_wrap=True)
+    for line in log.details:
+        console.print(f"    {escape(line)}", soft_wrap=True)
+
+
+def _differences(outcomes: Sequence[Outcome], console: Console) -> None:
+    """In what the runs are not the same, where there is room for it."""
+    from rich import box
+    from rich.table import Table
+
+    from stallwatch.detector.report.compare import differing_settings
+
+    if len(outcomes) > _COMPARED_RUNS:
+        return
+    rows, more = differing_settings(outcomes)
+    if not rows:
+        return
+    table = Table(
+        box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, title="What differs", title_justify="left"
+    )
+    table.add_column("")
+    for outcome in outcomes:
+        table.add_column(escape(outcome.log.name), overflow="fold")
+    for name, values in rows.items():
+        table.add_row(escape(name), *map(escape, values))
+    console.print(table)
+    if more:
+        console.print(f"[dim]and {more} more[/]")
 
 
 def escape(text: str) -> str:
