@@ -17,6 +17,7 @@ COMMANDS = {
     "show": "Say how a run is doing, and what is wrong with it.",
     "watch": "Follow a run live.",
     "analyze": "Say of training logs whether the runs still learned.",
+    "tail": "Follow a log that is still being written.",
     "silence": "Keep alerts about a run or a kind of finding quiet for a while.",
     "token": "Make, list and revoke tokens: who may write, read and administer which runs.",
     "rules": "Print the alerting and recording rules for Prometheus.",

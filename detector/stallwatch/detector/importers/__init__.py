@@ -90,6 +90,11 @@ class LogSource:
         except csv.Error as error:
             raise LogError(f"{self.path}: {error}") from None
 
+    def format(self, beginning: str) -> str:
+        """The name of the format, by the beginning of the text."""
+        found = (each for each in FORMATS.values() if each.recognises(self.path, beginning))
+        return next(found, FORMATS["console"]).name
+
     def _read(self, selection: Selection, progress: Progress) -> list[TrainingLog]:
         if mlflow.is_folder(self.path):
             return mlflow.read_folder(self.path, selection, progress)

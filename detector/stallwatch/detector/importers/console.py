@@ -78,7 +78,7 @@ class Kind:
         width = len(self.names)
         return np.frombuffer(self.data, dtype=np.float64).reshape(-1, width)[:, self.names.index(name)]
 
-    def only(self, mask: Flags | Integers) -> Kind:
+    def only(self, mask: Flags | Integers | slice) -> Kind:
         """Some of its lines."""
         data = np.frombuffer(self.data, dtype=np.float64).reshape(-1, len(self.names))
         return replace(
@@ -217,11 +217,13 @@ class Collector:
         self._last, self._row = last, row
         self.lines += count
 
-    def finish(self) -> list[Kind]:
-        """The kinds of lines that hold something, each with its rows in order."""
+    def finish(self, *, more_to_come: bool = False) -> list[Kind]:
+        """The kinds of lines that hold something, each with its rows in order; copies where more lines are to come."""
         for known in self._known.values():
             known.drain()
         kinds = [kind for kind in self.kinds.values() if kind.rows]
+        if more_to_come:
+            kinds = [kind.only(slice(None)) for kind in kinds]
         for kind in kinds:
             kind.sort()
         return kinds
@@ -646,9 +648,9 @@ def text_pieces(raw: IO[bytes]) -> Iterator[list[str]]:
         yield [rest]
 
 
-def logs_of(collector: Collector, name: str, file: str) -> list[TrainingLog]:
+def logs_of(collector: Collector, name: str, file: str, *, more_to_come: bool = False) -> list[TrainingLog]:
     """What the lines hold, a log a run; raises `NotALogError` with what was found where there is no loss among it."""
-    kinds = collector.finish()
+    kinds = collector.finish(more_to_come=more_to_come)
     notes: list[str] = []
     kinds = _one_rank(kinds, notes)
     first = _learner(collector, kinds, file, notes)
