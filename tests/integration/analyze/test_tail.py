@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import subprocess
 import sys
@@ -14,7 +15,9 @@ import pytest
 from typer.testing import CliRunner
 
 from stallwatch.detector.cli import build
+from stallwatch.detector.ingest.validate import check_batch, check_hello
 from support.console_layouts import LAYOUTS
+from support.telemetry_server import TelemetryServer
 
 TRAINING = """
 import sys, time
@@ -134,3 +137,73 @@ def test_nothing_to_follow_is_said(tmp_path: Path):
     )
     assert done.returncode == 2
     assert "name it with --loss" in done.stderr
+
+
+def test_a_log_that_is_served_is_sent_as_a_run(tmp_path: Path):
+    """Each point and evaluation once, though the detector goes away meanwhile; then a goodbye."""
+    path = tmp_path / "train.log"
+    lines = [
+        f"step {10 * i} loss {3 - i / 100:.2f} lr 0.1\n"
+        + (f"val_loss {3.1 - i / 100:.2f}\n" if i % 20 == 19 else "")
+        for i in range(100)
+    ]
+    lines[70] = "step 700 loss nan lr 0.1\n"
+    path.write_text("".join(lines[:50]))
+    with TelemetryServer() as server:
+        command = [
+            sys.executable,
+            "-m",
+            "stallwatch.detector",
+            "tail",
+            "--idle",
+            "6",
+            "--run",
+            "my log",
+            "--serve",
+            server.endpoint,
+            str(path),
+        ]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+            server.wait_for(lambda seen: seen.ranks and len(seen.rank(0).steps) == 50, 60)
+            server.stop()
+            with path.open("a") as file:
+                file.write("".join(lines[50:]))
+            time.sleep(1)
+            server.start()
+            server.wait_for(lambda seen: seen.rank(0).goodbyes, 60)
+            _, err = process.communicate(timeout=60)
+        assert process.returncode == 3, err
+        (key,) = server.ranks
+        rank = server.rank(0)
+    assert key[:2] == ("my-log", 0)
+    assert rank.steps == [10 * i for i in range(100)]
+    assert rank.column("loss_sum")[:2] == [3.0, 2.99]
+    assert math.isinf(rank.column("loss_sum")[70])
+    assert set(rank.column("learning_rate")) == {0.1}
+    assert [each.step for batch in rank.batches for each in batch.evaluations] == [190, 390, 590, 790, 990]
+    assert [each.reason for each in rank.goodbyes][-1:] == ["finished"]
+    for hello in rank.hellos:
+        check_hello(hello)
+    for batch in rank.batches:
+        check_batch(batch, 0)
+
+
+def test_a_log_that_goes_back_is_another_attempt(tmp_path: Path):
+    """A job that was resumed from a checkpoint."""
+    path = tmp_path / "train.log"
+    steps = [*range(60), *range(40, 80)]
+    path.write_text("".join(f"step {step} loss {3 - step / 100:.2f}\n" for step in steps))
+    with TelemetryServer() as server:
+        given = ["tail", "--idle", "0", "--serve", server.endpoint, str(path)]
+        assert CliRunner().invoke(build(given), given).exit_code == 0
+        first, second = (server.ranks[key] for key in sorted(server.ranks, key=lambda each: each[2]))
+    assert (first.steps, second.steps) == (steps[:60], steps[60:])
+    assert (second.hellos[0].restart_count, second.hellos[0].first_step) == (1, 40)
+
+
+def test_a_wrong_address_is_said(tmp_path: Path):
+    """Before anything is sent."""
+    path = tmp_path / "train.log"
+    path.write_text("step 1 loss 2\nstep 2 loss 1\n")
+    given = ["tail", "--idle", "0", "--serve", "nowhere", str(path)]
+    assert "give it like 127.0.0.1:9846" in str(CliRunner().invoke(build(given), given).exception)

@@ -15,6 +15,7 @@ import typer
 from stallwatch.detector.errors import UsageError
 
 if TYPE_CHECKING:
+    from stallwatch.detector.cli.relay import Relay
     from stallwatch.detector.importers.follow import FollowedFile, FollowedSource, FollowedStream
     from stallwatch.detector.report.outcome import Outcome
 
@@ -40,6 +41,18 @@ def tail(
     idle: Annotated[
         float | None,
         typer.Option("--idle", metavar="SECONDS", min=0, help="End when nothing was written for so long."),
+    ] = None,
+    serve: Annotated[
+        str | None,
+        typer.Option(
+            "--serve",
+            metavar="HOST:PORT",
+            help="Also send it to a detector, where agents stream to: it is a run there, with alerts and page.",
+        ),
+    ] = None,
+    run: Annotated[
+        str | None,
+        typer.Option("--run", metavar="NAME", help="Name of the run there.  [default: that of the log]"),
     ] = None,
     total_steps: Annotated[
         int | None, typer.Option("--total-steps", min=1, help="Planned length of the run, where it is known.")
@@ -77,19 +90,40 @@ def tail(
     )
     last: dict[str, Outcome] = {}
     teller = _Teller(as_json=as_json)
+    relay: Relay | None = None
+    ended = False
     try:
         with contextlib.suppress(KeyboardInterrupt):
             for outcomes in _looks(_source(path, selection), idle, total_steps):
                 last = {outcome.log.name: outcome for outcome in outcomes}
                 teller.tell(outcomes)
+                if serve is not None:
+                    # Of several runs in one log the last is the one that goes on.
+                    relay = relay or _relay(serve, run or outcomes[-1].log.name, total_steps)
+                    relay.send(outcomes[-1].log)
+            ended = True
     except LogError as error:
         raise UsageError(str(error)) from None
+    finally:
+        if relay is not None and not relay.close(finished=ended):
+            typer.echo(f"stallwatch tail: --serve {serve}: not all of it has reached the detector", err=True)
     if any(
         finding.status == "firing" and finding.severity != "info"
         for each in last.values()
         for finding in each.findings
     ):
         raise typer.Exit(EXIT_FOUND)
+
+
+def _relay(endpoint: str, name: str, total_steps: int | None) -> Relay:
+    try:
+        from stallwatch.detector.cli.relay import Relay, run_name
+        from stallwatch.v1 import telemetry_pb2  # noqa: F401  to know that gRPC is there
+    except ImportError:
+        raise UsageError("--serve needs gRPC: pip install stallwatch") from None
+    if not endpoint.rpartition(":")[2].isdigit():
+        raise UsageError(f"--serve {endpoint} is no address: give it like 127.0.0.1:9846")
+    return Relay(endpoint, run_name(name), total_steps)
 
 
 def _source(path: Path, selection: Any) -> FollowedFile | FollowedSource | FollowedStream:
