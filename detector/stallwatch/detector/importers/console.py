@@ -151,7 +151,7 @@ class _Known:
         flat = list(chain.from_iterable(waiting))
         times: Iterable[float] = repeat(_NAN, len(rows))
         if clock >= 0:
-            times = map(lines.moment, flat[clock::width])
+            times = lines.moments(flat[clock::width])
             del flat[clock::width]
         try:
             values = list(map(float, flat))

@@ -14,6 +14,8 @@ from dataclasses import dataclass, field
 from datetime import date
 from functools import lru_cache
 
+import numpy as np
+
 from stallwatch.detector.importers import columns as by_name
 
 MOST_CHARACTERS = 16_384
@@ -40,6 +42,8 @@ _ATOMIC = sys.version_info >= (3, 11)
 _GROUP = "(?>" if _ATOMIC else "(?:"
 _FAST = rf"{_GROUP}{_THOUSANDS}|{_DECIMAL}|{_BROKEN})"
 _FAST_CLOCK = rf"{_GROUP}{_DATE}|{_CLOCK})"
+# Of numbers that nobody wants only the end matters.
+_LOOSE = rf"(?>[-+]?\.?\d++(?:[.,_]\d++)*+\.?(?:[eE][-+]?\d++)?|{_BROKEN})" if _ATOMIC else _FAST
 _MOST_FAST = 400 if _ATOMIC else 12
 """Numbers of a line that one expression may be made for."""
 _DIGIT = re.compile(r"[0-9]|\b(?:nan|NaN|NAN|inf|Inf)\b")
@@ -52,6 +56,8 @@ _WRAPPER = re.compile(
 _DELIMITER = re.compile(r"""[|,;{}\[\]()"'<>\t#*]|[:=]\s|(?:^|\s)-+\s|\s-+$|\.\s|=>|->|·|•|—|\u2013""")
 _WORDS = re.compile(r"[^\W\d_][\w@.%/+-]*(?: [\w@.%/+-]+)*")
 _ASSIGNED = re.compile(r"[=]\s?[\"']?[\w./-]{1,80}[\"']?[\s,;]+")
+_ZONE = frozenset("+-Z")
+_UNIX_EPOCH = date(1970, 1, 1).toordinal() * 86_400.0
 _POINTS = frozenset(",.")
 _UNITS = frozenset(
     [
@@ -322,7 +328,7 @@ class Plan:
             literal = "[ \t]+".join(map(re.escape, text.split()))
             parts.append(f"[ \t]*{literal}[ \t]*" if literal else "[ \t]+" if inside else "[ \t]*")
             if place < len(numbers):
-                kind = _FAST_CLOCK if is_clock(numbers[place]) else _FAST
+                kind = _FAST_CLOCK if is_clock(numbers[place]) else _FAST if place in wanted else _LOOSE
                 parts.append(f"({kind})" if place in wanted else kind)
         self.fast = re.compile(f"{''.join(parts)}\r?")
 
@@ -395,6 +401,20 @@ def moment(text: str) -> float:
         except ValueError:
             pass
     return _moment(text)
+
+
+def moments(texts: list[str]) -> list[float]:
+    """`moment` for many; those in the form of ISO 8601 at once."""
+    joined = "\n".join(texts).replace(",", ".")
+    if len(texts[0]) >= 19 and texts[0][4] == "-" and not _ZONE & set(texts[0][19:]) and "Z" not in joined:
+        try:
+            parsed = np.array(joined.split("\n"), dtype="datetime64[ms]")
+        except ValueError:
+            return list(map(moment, texts))
+        # Days are counted from the year 1 here.
+        seconds: list[float] = (parsed.astype(np.int64) / 1000 + _UNIX_EPOCH).tolist()
+        return seconds
+    return list(map(moment, texts))
 
 
 def _moment(text: str) -> float:
