@@ -121,3 +121,24 @@ def test_two_networks_against_each_other_are_no_sum(tmp_path: Path):
     ):
         read(tmp_path, text)
     assert read(tmp_path, text, loss="G_loss").loss[1] == 2.1
+
+
+def test_a_bar_that_is_drawn_again_counts_once(tmp_path: Path):
+    """At its end, with the validation, and at the beginning of the next epoch, with the loss of the one before."""
+    text = ""
+    for index in range(40):
+        epoch, done = index // 10, index % 10 * 10 + 10
+        loss = f"loss={loss_at(index):.4f}"
+        if index and done == 10:
+            text += f"\rEpoch {epoch}:   0%|          | 0/100 [00:00<?, ?it/s, loss={loss_at(index - 1):.4f}]"
+        text += (
+            f"\rEpoch {epoch}: {done:3d}%|{'#' * (done // 10):<10}| {done}/100 [00:01<00:09, 9.9it/s, {loss}]"
+        )
+        if done == 100:
+            text += (
+                f"\rEpoch {epoch}: 100%|##########| 100/100 [00:11<00:00, 9.9it/s, {loss}, val_loss=2.5]\n"
+            )
+    log = read(tmp_path, text)
+    assert log.step.tolist() == [10 * (index + 1) for index in range(40)]
+    assert log.loss == pytest.approx([loss_at(index) for index in range(40)])
+    assert log.evaluations.step.tolist() == [100, 200, 300, 400]

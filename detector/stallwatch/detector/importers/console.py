@@ -856,7 +856,7 @@ class _Learner:
         inside, last = ~at_end, np.concatenate([place[1:] < place[:-1], [True]])
         if not inside.any() or at_end.sum() < 2:
             return main.rows, main.values
-        an_epoch = inside.sum() / at_end.sum()
+        an_epoch = inside.sum() / last.sum()
         more = self._says_more(holders, main.rows[inside], main.rows[at_end])
         few = an_epoch < _FEW_AN_EPOCH
         other_form = self._other_form(holders, main.rows[inside], main.rows[at_end])
@@ -940,6 +940,11 @@ class _Learner:
         self, rows: Integers, values: Floats, position: Floats
     ) -> tuple[Integers, Floats, Floats]:
         """One record a step, where ranks that do not say who they are print the same step."""
+        # A bar is drawn once more at its end, and an epoch begins with the loss of the one before.
+        repeated = (position[1:] == position[:-1]) & (values[1:] == values[:-1])
+        if repeated.any() and repeated.mean() < 1 - _SHARED_STEPS:
+            kept = np.concatenate([[True], ~repeated])
+            rows, values, position = rows[kept], values[kept], position[kept]
         if rows.size < 8 or np.unique(position).size > _SHARED_STEPS * rows.size:
             return rows, values, position
         reached = np.maximum.accumulate(position)
