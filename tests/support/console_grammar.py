@@ -143,6 +143,8 @@ SPELLINGS = st.builds(
     validation=st.sampled_from(("none", "none", "line", "key_line", "same_line", "passes")),
     noise=st.lists(st.integers(0, len(NOISE) - 1), max_size=3).map(tuple),
     stride=st.sampled_from((1, 5, 10, 20)),
+    per_epoch=st.sampled_from((8, 12, 30)),
+    epochs=st.sampled_from((2, 3, 5)),
     zero_based=st.booleans(),
     broken=st.booleans(),
     redrawn=st.booleans(),

@@ -915,7 +915,7 @@ class _Learner:
             own = [c for c in own if by_name.plain(c.name) == by_name.plain(told)] or own
         if self.collector.selection.epoch is None or told is not None:
             for counters in (own, carried):
-                found = _global_counter(counters)
+                found = _global_counter(counters, [*own, *carried])
                 if found is not None:
                     return rows, values, "step", found.name, _filled(found.value)
                 inner = _inner(counters, [*own, *carried], self.notes)
@@ -1201,7 +1201,7 @@ def _whole_numbers(value: Floats) -> bool:
     return bool(np.all(known == np.floor(known)))
 
 
-def _global_counter(counters: Sequence[_Counter]) -> _Counter | None:
+def _global_counter(counters: Sequence[_Counter], every: Sequence[_Counter]) -> _Counter | None:
     """A number that counts up through the whole file; a few steps back are restarts."""
     found = []
     for counter in counters:
@@ -1210,7 +1210,7 @@ def _global_counter(counters: Sequence[_Counter]) -> _Counter | None:
         if counter.name.startswith("#") and not np.isfinite(counter.total):
             continue
         falls = _falls(counter.value)
-        if falls and _starts_again(counter, counters):
+        if falls and _starts_again(counter, every):
             continue
         least = _MOVING_SHARE if counter.carried else 0.3 if counter.name.startswith("#") else 1 / _MOST_RANKS
         if _distinct(counter) < least and counter.known.size > 2:
