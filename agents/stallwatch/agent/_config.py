@@ -39,7 +39,7 @@ class Probes:
     fingerprints: bool = True
     """Bit-exact fingerprints of parameters, gradients and buffers on sampled steps."""
     updates: bool = True
-    """Norm of what a step changed, for which sampled steps keep a copy of at most 16 M parameter elements."""
+    """Norm of what a step changed, for which sampled steps keep a copy of at most 16,384 elements of each parameter."""
     gradient_fingerprint: bool = True
     """A fingerprint of three small slices of the gradient at every step."""
     gradient_anchor: bool = True

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from stallwatch.agent._fingerprint import GradientSentinel, fingerprint
+from stallwatch.agent._fingerprint import GradientSentinel, fingerprint, fingerprints, word_sums
 
 SHAPES = [(1,), (3,), (8,), (33, 7), (64, 64), (4097 * 2,), (301, 333), (1024, 1024)]
 DTYPES = [torch.float32, torch.bfloat16, torch.float16, torch.float64, torch.int64, torch.uint8, torch.bool]
@@ -16,17 +16,27 @@ def values(shape: tuple[int, ...], dtype: torch.dtype = torch.float32) -> torch.
     return (torch.randn(shape, generator=torch.Generator().manual_seed(1)) * 50).to(dtype)
 
 
+def in_list(tensor: torch.Tensor) -> torch.Tensor:
+    """The fingerprint of one of several tensors."""
+    return fingerprints([torch.ones(3), tensor])[1]
+
+
+BOTH = pytest.mark.parametrize("fingerprint", [fingerprint, in_list])
+
+
+@BOTH
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("shape", SHAPES)
-def test_equal_tensors_have_equal_fingerprints(shape, dtype):
+def test_equal_tensors_have_equal_fingerprints(fingerprint, shape, dtype):
     """A copy, of any type and size, has the same."""
     tensor = values(shape, dtype)
     assert int(fingerprint(tensor)) == int(fingerprint(tensor.clone()))
 
 
+@BOTH
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("place", [0, 0.5, 1])
-def test_one_flipped_bit_is_seen(shape, place):
+def test_one_flipped_bit_is_seen(fingerprint, shape, place):
     """The least bit of the first, middle and last element."""
     tensor = values(shape)
     before = int(fingerprint(tensor))
@@ -35,8 +45,9 @@ def test_one_flipped_bit_is_seen(shape, place):
     assert int(fingerprint(tensor)) != before
 
 
+@BOTH
 @pytest.mark.parametrize(("first", "second"), [(0, 1), (0, 2), (0, 2000), (5, 2005), (10, 90_000)])
-def test_exchanged_elements_are_seen(first, second):
+def test_exchanged_elements_are_seen(fingerprint, first, second):
     """Neighbours, and elements of the same row or column of the table that the sums are taken of."""
     tensor = values((301, 333))
     before = int(fingerprint(tensor))
@@ -45,7 +56,8 @@ def test_exchanged_elements_are_seen(first, second):
     assert int(fingerprint(tensor)) != before
 
 
-def test_same_bit_flipped_twice_is_seen():
+@BOTH
+def test_same_bit_flipped_twice_is_seen(fingerprint):
     """What an exclusive or is blind to: the same bit of two elements."""
     tensor = values((64, 64))
     before = int(fingerprint(tensor))
@@ -53,7 +65,8 @@ def test_same_bit_flipped_twice_is_seen():
     assert int(fingerprint(tensor)) != before
 
 
-def test_layout_in_memory_does_not_cost_a_copy_but_counts():
+@BOTH
+def test_layout_in_memory_does_not_cost_a_copy_but_counts(fingerprint):
     """Channels-last tensors are read in the order of memory, offsets that are not aligned are read all the same."""
     image = values((4, 8, 6, 6)).to(memory_format=torch.channels_last)
     assert int(fingerprint(image)) == int(fingerprint(image.clone()))
@@ -61,12 +74,24 @@ def test_layout_in_memory_does_not_cost_a_copy_but_counts():
     assert int(fingerprint(odd)) == int(fingerprint(odd + 0))
 
 
-def test_complex_parameters_have_a_fingerprint():
+@BOTH
+def test_complex_parameters_have_a_fingerprint(fingerprint):
     """They are read as pairs."""
     tensor = torch.randn(16, dtype=torch.complex64)
     before = int(fingerprint(tensor))
     tensor[3] += 1e-3j
     assert int(fingerprint(tensor)) != before
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("shape", SHAPES)
+def test_word_sums_see_one_bit(shape, dtype):
+    """Equal tensors have equal sums; a bit more does not go unseen."""
+    tensor = values(shape, dtype)
+    before = word_sums([torch.ones(3), tensor])
+    assert word_sums([torch.ones(3), tensor.clone()]).tolist() == before.tolist()
+    tensor.view(-1).view(torch.uint8)[-1] ^= 1
+    assert int(word_sums([torch.ones(3), tensor])[1]) != int(before[1])
 
 
 def parameters(dtype: torch.dtype = torch.float32) -> list[torch.nn.Parameter]:

@@ -63,9 +63,20 @@ def test_an_optimizer_that_holds_other_tensors_is_called_from_samples(since):
     assert kinds(analysis) == {"ineffective_update"}
 
 
-def test_a_part_that_the_optimizer_does_not_hold_is_information():
-    """It may be meant, so it is told and no more; the blocks are named."""
-    analysis = analyze(Job(steps=260, faults=(probed,), sample_fault=still(0, [0, 1])))
+def by_rank_0(fault):
+    """Norms by block are equal on all replicas, and are told by one."""
+
+    def told(step, rank, record):
+        record = fault(step, rank, record)
+        return replace(record, gradient_squares=(), update_squares=()) if rank else record
+
+    return told
+
+
+@pytest.mark.parametrize("teller", [lambda fault: fault, by_rank_0])
+def test_a_part_that_the_optimizer_does_not_hold_is_information(teller):
+    """It may be meant, so it is told and no more; the blocks are named, whether all ranks tell their norms or one does."""
+    analysis = analyze(Job(steps=260, faults=(probed,), sample_fault=teller(still(0, [0, 1]))))
     finding = one(analysis, "ineffective_update")
     assert (finding.severity, finding.layers) == ("info", BLOCKS[:2])
 

@@ -20,8 +20,11 @@ if TYPE_CHECKING:
 
     Tensor = torch.Tensor
 
-_ELEMENTS = 1 << 21
-"""Elements compared at most: the first ones of each parameter, in proportion to its size."""
+_ELEMENTS = 1 << 18
+"""Elements compared at most: the first ones of each parameter, in proportion to its size. Of so many, the cosine of two vectors
+that have nothing in common is 0.002 by chance."""
+_PARAMETERS = 32
+"""Parameters compared at most: each takes some ten operations."""
 
 
 class DirectionReadings:
@@ -61,10 +64,11 @@ class DirectionProbe:
         self.step = -1
         """The step to compare with, once its update is known; -1 when none waits."""
 
-    def before_step(self) -> None:
-        """The optimizer is about to take a sampled step."""
+    def before_step(self, part: frozenset[int]) -> None:
+        """The optimizer is about to take a sampled step, whose turn these parameters have, by index."""
         self.step = -1
-        self._parameters = [each for each in self._model.trainable if each.grad is not None]
+        parameters: list[Tensor] = [self._model.parameters[index][1] for index in sorted(part)]
+        self._parameters = [each for each in parameters if each.grad is not None][:_PARAMETERS]
         elements = sum(local_part(each).numel() for each in self._parameters)
         self._stride = max(-(-elements // _ELEMENTS), 1)
         self._gradients = [

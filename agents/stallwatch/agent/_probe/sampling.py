@@ -30,6 +30,11 @@ class SamplePeriod:
         self._steps: deque[float] = deque(maxlen=31)
         self.steps = self._base
 
+    @property
+    def base(self) -> int:
+        """Steps between samples at most often; the period is this times a power of two."""
+        return self._base
+
     def hits(self, step: int) -> bool:
         """Whether this step is sampled."""
         return step % self.steps == 0

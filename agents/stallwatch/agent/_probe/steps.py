@@ -40,6 +40,10 @@ if TYPE_CHECKING:
 _MOST_RATES = 1024
 """Parameter groups whose learning rate is sent: more a detector does not take."""
 
+_RATE_JUMP = 1.5
+"""A learning rate that has changed so many times since the sample before makes readings of other parts old: a schedule that
+moves smoothly takes many samples for it, or is in its first steps."""
+
 # What the time before a training forward was spent on, by the phase that it ends. Between two forwards of one backward it
 # is forward work; after a backward that no optimizer step followed, the next micro-batch was loaded.
 _BEFORE_FORWARD = (NOWHERE, NOWHERE, INPUT, FORWARD, FORWARD, SYNC, INPUT, NOWHERE)
@@ -74,7 +78,9 @@ class StepProbe:
         self._deliver = deliver
         self._guard = guard
         self._collectives = collective_counter(model)
-        self._sampled_pass = SampledPass(model, blocks, probes, reader, guard.failed, details=details)
+        self._sampled_pass = SampledPass(
+            model, blocks, probes, reader, guard.failed, base_period=period.base, details=details
+        )
         self._directions = DirectionProbe(model, reader) if details and probes.directions else None
         self._saturated: dict[str, torch.Tensor] = {}
         self._saturation = (
@@ -85,6 +91,9 @@ class StepProbe:
         self._note = note
         self._lost = lost if lost is not None else _nothing
         self._trainable = len(model.trainable)
+        self._optimizer: torch.optim.Optimizer | None = None
+        self._read_of: tuple[tuple[bool, ...], tuple[int, ...], list[float]] = ((), (), [])
+        """What was trained at the sample before: parameters, sizes of groups, learning rates."""
         self._sentinel = GradientSentinel(model.trainable) if probes.gradient_fingerprint else None
         self._parameters = (
             # Only replicas have parameters that are meant to be equal.
@@ -144,17 +153,24 @@ class StepProbe:
             add(model.inner.register_forward_hook(Hook(self._guard, self._on_forward_end)))
         elif model.wrapper is not None:
             add(self._before_forward(model.wrapper, self._on_wrapper_forward))
+        add(model.inner.register_load_state_dict_post_hook(Hook(self._guard, self._on_load)))
         self._last_gradient.learn()
+
+    def _on_load(self, _now: float, *_: object) -> None:
+        """Weights, or the state of the optimizer, were loaded: what was read before says nothing of them."""
+        self._sampled_pass.turns.read_everything()
 
     def _before_forward(self, module: torch.nn.Module, function: Callable[..., object]) -> Any:
         return module.register_forward_pre_hook(Hook(self._guard, function), with_kwargs=True)
 
     def adopt(self, optimizer: torch.optim.Optimizer) -> None:
         """Follows this optimizer: its calls of `step` are the steps."""
+        self._optimizer = optimizer
         if self._anchor is not None:
             self._anchor.adopt(optimizer)
         self._handles.append(optimizer.register_step_pre_hook(Hook(self._guard, self._on_optimizer)))
         self._handles.append(optimizer.register_step_post_hook(Hook(self._guard, self._on_optimizer_end)))
+        self._handles.append(optimizer.register_load_state_dict_post_hook(Hook(self._guard, self._on_load)))
 
     def remove(self) -> None:
         """Takes all hooks off and hands on what is pending."""
@@ -230,7 +246,9 @@ class StepProbe:
 
     def _arm(self) -> None:
         """A sampled step begins."""
-        self._sampled_pass.arm()
+        if self._is_changed():
+            self._sampled_pass.turns.read_everything()
+        self._sampled_pass.arm(self.next_step)
         if self._saturation is not None:
             self._saturation.arm()
         trainable = len(self._model.trainable)
@@ -240,6 +258,22 @@ class StepProbe:
                 f"{trainable} parameters require a gradient, {self._trainable} did before",
             )
         self._trainable = trainable
+
+    def _is_changed(self) -> bool:
+        """Whether what is trained, by which groups or how fast has changed since the sample before."""
+        trained = tuple(each.requires_grad for _, each in self._model.parameters)
+        groups: tuple[int, ...] = ()
+        rates: list[float] = []
+        if self._optimizer is not None:
+            groups = tuple(len(group["params"]) for group in self._optimizer.param_groups)
+            for group in self._optimizer.param_groups[:_MOST_RATES]:
+                rate = group.get("lr")
+                # A rate on a GPU would have to be waited for.
+                rates.append(float(rate) if isinstance(rate, int | float) else NAN)
+        before, self._read_of = self._read_of, (trained, groups, rates)
+        return before[:2] != (trained, groups) or any(
+            max(now, then) > _RATE_JUMP * min(now, then) for now, then in zip(rates, before[2], strict=True)
+        )
 
     def _begin_step(self) -> None:
         self._began = self.next_step
@@ -314,7 +348,7 @@ class StepProbe:
             # When DDP averaged after every micro-batch, no local gradient of the whole step ever existed.
             self._readings = self._sampled_pass.before_step(optimizer, local_valid=self._synchronised <= 1)
             if self._directions is not None:
-                self._directions.before_step()
+                self._directions.before_step(self._sampled_pass.turns.part(self.next_step))
             self._skip_own_time(began, cpu)
         elif self._directions is not None and self._directions.step >= 0:
             began, cpu = perf_counter(), process_time()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from stallwatch.agent._fingerprint import local_part
+from stallwatch.agent._fingerprint import gather
 
 if TYPE_CHECKING:
     import torch
@@ -28,19 +28,24 @@ def row_parameters(module: torch.nn.Module) -> frozenset[int]:
     )
 
 
-def count_zeros(gradients: Sequence[Tensor], by_row: Sequence[bool]) -> Tensor:
-    """Zero elements and zero rows of each gradient, shape (gradients, 2); rows are -1 where they mean nothing."""
+def count_filled(gradients: Sequence[Tensor], by_row: Sequence[bool]) -> Tensor:
+    """Elements and rows of each gradient that are not zero, shape (gradients, 2).
+
+    Rows are -1 where they mean nothing. `gradients` are parts that this rank holds.
+    """
     import torch
 
-    counts = []
-    for gradient, rows in zip(gradients, by_row, strict=True):
-        part = local_part(gradient)
-        if rows and part.dim() >= 2:
+    elements, rows = [], []
+    unknown: Tensor | None = None
+    for part, has_rows in zip(gradients, by_row, strict=True):
+        if has_rows:
             # Row by row, for the sum over them is the sum over all.
             filled = torch.count_nonzero(part.flatten(1), dim=1)
-            counts.append(torch.stack([part.numel() - filled.sum(), (filled == 0).sum()]))
+            elements.append(filled.sum())
+            rows.append(torch.count_nonzero(filled))
         else:
-            zeros = part.numel() - torch.count_nonzero(part)
-            counts.append(torch.stack([zeros, torch.full_like(zeros, -1)]))
-    first = counts[0].device
-    return torch.stack([each.to(first, non_blocking=True) for each in counts])
+            elements.append(torch.count_nonzero(part))
+            if unknown is None:
+                unknown = torch.full_like(elements[-1], -1)
+            rows.append(unknown)
+    return torch.stack([gather(elements), gather(rows)], dim=1)

@@ -214,6 +214,12 @@ class IneffectiveUpdate:
         if gradients.ndim != 2 or gradients.shape != updates.shape or gradients.shape[1] != same.size:
             self.still_blocks = np.zeros(0, np.int64)
             return
+        # Where replicas are equal, one rank tells for all.
+        told = ~(np.isnan(gradients) & np.isnan(updates)).all(axis=1)
+        if not told.any():
+            self.still_blocks = np.zeros(0, np.int64)
+            return
+        gradients, updates = gradients[told], updates[told]
         # A block without a gradient on some rank is not judged.
         still = alive & (gradients > 0).all(axis=0) & (updates == 0).all(axis=0) & same
         if self.still_blocks.size != same.size:
