@@ -146,7 +146,7 @@ def run_rank(folder: Path, endpoint: str, steps: int, batch: int, only: tuple[st
     hook_seconds: list[tuple[float, bool]] = []
     costs = core.period.observe_cost
     sample_costs: list[float] = []
-    core.period.observe_cost = lambda *a: (sample_costs.append(a[1]), costs(*a))
+    core.period.observe_cost = lambda *a: (sample_costs.append(a[0]), costs(*a))
     train(WARM_UP, watched=True)
     sample_costs.clear()
     train_thread = threading.get_native_id()

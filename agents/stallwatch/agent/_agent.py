@@ -149,9 +149,9 @@ class Core:
             self.collector.add_record,
             self.guard,
             start_step,
-            lambda: self.transport.seconds,
             lambda kind, text: self.event(text, kind, automatic=True),
             lambda step: self.drops.add(wire.DROP_REASON_INTERNAL_ERROR, 1, step, step),
+            self._on_over_budget,
             details=identity.rank == 0 or model.parallelism != wire.PARALLELISM_DATA_PARALLEL,
         )
         self._thread_id = threading.get_ident()
@@ -430,6 +430,11 @@ class Core:
             )
 
     # --- the end --------------------------------------------------------------------------------------------------
+
+    def _on_over_budget(self, what: str) -> None:
+        # Ranks of one job cost about the same: one line is enough.
+        if self.identity.rank == 0:
+            logger.warning("stallwatch: %s", what)
 
     def _on_disabled(self) -> None:
         self.event("the agent turned itself off after internal errors", "agent", automatic=True)

@@ -55,8 +55,10 @@ def attach(
         dataset_size: Samples in an epoch.
         base_lr: Learning rate that was tuned for `base_batch_size`.
         base_batch_size: Batch size over all ranks that `base_lr` was tuned for.
-        sample_every: Steps between sampled records, or "auto" to stay within the budget.
-        overhead_budget: Share of the step time that the agent may take.
+        sample_every: Steps between sampled records. "auto": 16 or, to stay within the budget, 32 (more where a step takes less than
+            5 ms).
+        overhead_budget: Share of the training thread's time that hooks and samples may take. What is over it although samples are
+            as rare as they may be is said once.
         on_finding: Called with each finding about this run, on a background thread.
         start_step: Optimizer steps done before; by default what the optimizer's restored state says, else 0.
         total_steps: Optimizer steps of the whole run, where known.

@@ -7,7 +7,7 @@ import logging
 import random
 import threading
 from collections.abc import Callable
-from time import monotonic, process_time, thread_time
+from time import monotonic, thread_time
 from typing import TYPE_CHECKING
 
 import grpc
@@ -97,7 +97,7 @@ class Transport:
         self._heartbeat_seconds = HEARTBEAT_SECONDS
         self._batch_seconds = BATCH_SECONDS
         self._spaced_seconds = BATCH_SECONDS
-        self._reviewed = (0.0, 0.0, 0.0)
+        self._reviewed = (0.0, 0.0)
         self._own_seconds = 0.0
         self._reader_seconds = 0.0
         # Its own: the global one belongs to the training, whose augmentations must draw the same numbers as without us.
@@ -197,15 +197,15 @@ class Transport:
                 )
 
     def _review(self, now: float) -> None:
-        """Spaces batches out while the background takes more than a fifth of the budget of this process's CPU time."""
-        then, process_before, own_before = self._reviewed
+        """Spaces batches out while the background takes more than a fifth of the budget, as a share of a core."""
+        then, own_before = self._reviewed
         if now - then < _REVIEW_SECONDS:
             return
-        process, own = process_time(), self.seconds * _GRPC_FACTOR
-        self._reviewed = (now, process, own)
-        if not then or process <= process_before:
+        own = self.seconds * _GRPC_FACTOR
+        self._reviewed = (now, own)
+        if not then:
             return
-        share = (own - own_before) / (process - process_before)
+        share = (own - own_before) / (now - then)
         if share > self._settings.overhead_budget / 5:
             self._spaced_seconds = min(self._spaced_seconds * 1.5, LONGEST_BATCH_SECONDS)
         elif share < self._settings.overhead_budget / 10:

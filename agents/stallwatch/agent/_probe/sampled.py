@@ -303,6 +303,8 @@ class SampledPass:
         self._latest = Latest()
         self.turns = Turns(len(model.parameters), base_period)
         self._part: frozenset[int] = frozenset()
+        self.is_whole = False
+        """Whether the sample at hand reads all of a model that is read in turn."""
         self._handles: list[Any] = []
         self._armed: list[int] = []
         self._local: dict[int, Tensor] = {}
@@ -319,6 +321,7 @@ class SampledPass:
         self._buffer_bits = None
         self.hook_seconds = 0.0
         self._part = self.turns.begin(step)
+        self.is_whole = len(self._part) > len(self.turns.part(step))
         if not self._probes.local_gradients:
             return
         for index in sorted(self._part):

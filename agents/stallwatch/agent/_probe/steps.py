@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from time import perf_counter, process_time
+from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 from stallwatch.agent._fingerprint import GradientSentinel, ParameterSentinel
@@ -66,9 +66,9 @@ class StepProbe:
         deliver: Callable[[StepRecord], None],
         guard: Guard,
         start_step: int | None,
-        background_seconds: Callable[[], float] = float,
         note: Callable[[str, str], None] | None = None,
         lost: Callable[[int], None] | None = None,
+        over_budget: Callable[[str], None] | None = None,
         *,
         details: bool = True,
     ) -> None:
@@ -112,7 +112,7 @@ class StepProbe:
             ready=self._on_ready,
             over=self._on_backward_end,
         )
-        self._cost = SampleCost(guard, period, background_seconds)
+        self._cost = SampleCost(guard, period, over_budget if over_budget is not None else _nothing)
         self.next_step = self.first_step = start_step or 0
         self.last_step = self.collectives = -1
         self.ddp_iteration = 0 if model.wrapper is not None else -1
@@ -206,9 +206,8 @@ class StepProbe:
             self.phases.enter(FORWARD, now, SYNC)
             if self._sampling and self._forwards == 1:
                 # DDP has just broadcast the buffers of rank 0: only now are they meant to be equal.
-                cpu = process_time()
                 self._sampled_pass.see_buffers()
-                self._skip_own_time(now, cpu)
+                self._skip_own_time(now)
         elif (
             self._begin_forward(now, module, arguments, keywords)
             and self._sampling
@@ -232,9 +231,8 @@ class StepProbe:
             self._sampling = self._period.hits(self.next_step)
             self.phases.enter(FORWARD, now, charge)
             if self._sampling:
-                cpu = process_time()
                 self._arm()
-                self._skip_own_time(now, cpu)
+                self._skip_own_time(now)
         else:
             self.phases.enter(FORWARD, now, charge)
         self._forwards += 1
@@ -280,9 +278,9 @@ class StepProbe:
         if self._anchor is not None:
             self._anchor.begin(self.next_step)
 
-    def _skip_own_time(self, began: float, cpu_began: float) -> None:
+    def _skip_own_time(self, began: float) -> None:
         now = perf_counter()
-        self._cost.add(now - began, process_time() - cpu_began)
+        self._cost.add(now - began)
         self.phases.enter(self.phases.now, now, NOWHERE)
 
     def _on_forward_end(self, now: float, *_: object) -> None:
@@ -344,19 +342,19 @@ class StepProbe:
         if self._anchor is not None:
             self._anchor.applied()
         if self._sampling and self._micro_batches:
-            began, cpu = perf_counter(), process_time()
+            began = perf_counter()
             # When DDP averaged after every micro-batch, no local gradient of the whole step ever existed.
             self._readings = self._sampled_pass.before_step(optimizer, local_valid=self._synchronised <= 1)
             if self._directions is not None:
                 self._directions.before_step(self._sampled_pass.turns.part(self.next_step))
-            self._skip_own_time(began, cpu)
+            self._skip_own_time(began)
         elif self._directions is not None and self._directions.step >= 0:
-            began, cpu = perf_counter(), process_time()
+            began = perf_counter()
             if self._directions.step == self.next_step - 1 and self._micro_batches:
                 self._directions.compare()
             else:
                 self._directions.forget()
-            self._skip_own_time(began, cpu)
+            self._skip_own_time(began)
 
     def _on_optimizer_end(self, now: float, optimizer: torch.optim.Optimizer, *_: object) -> None:
         if not self._stepping:
@@ -385,7 +383,9 @@ class StepProbe:
             self._pending = record
             self._end_step(now)
         if record.sampled is not None:
-            self._cost.settle(record.step, self._sampled_pass.hook_seconds)
+            self._cost.settle(
+                record.step, self._sampled_pass.hook_seconds, counts=not self._sampled_pass.is_whole
+            )
 
     def _close_record(self, now: float, optimizer: torch.optim.Optimizer) -> StepRecord:
         self.collectives = self._collectives()
@@ -422,7 +422,7 @@ class StepProbe:
 
     def _close_sample(self, record: StepRecord, optimizer: torch.optim.Optimizer) -> None:
         """What a sampled step reads after it. Where it fails, the step goes without."""
-        began, cpu = perf_counter(), process_time()
+        began = perf_counter()
         readings, self._readings = self._readings, None
         assert readings is not None
         try:
@@ -435,7 +435,7 @@ class StepProbe:
         except Exception as error:
             self._sampled_pass.forget()
             self._guard.failed(error)
-        self._skip_own_time(began, cpu)
+        self._skip_own_time(began)
 
     def _end_step(self, now: float) -> None:
         self.last_step = self.next_step
@@ -479,7 +479,7 @@ class StepProbe:
             self._guard.failed(error)
 
 
-def _nothing(_step: int) -> None:
+def _nothing(_what: object) -> None:
     pass
 
 
