@@ -27,6 +27,7 @@ from faults.scenarios.healthy_steps import (
     clear_before_backward,
     clear_to_zero,
     clipped,
+    closure_accumulation,
     closures,
     evaluation,
     half_weights,
@@ -192,6 +193,11 @@ SCENARIOS = (
         ranks=(2,),
     ),
     _twin("half-weights", "weights in bfloat16", half_weights),
+    _twin(
+        "closure-accumulation",
+        "`optimizer.step(closure)` with four micro-batches a step, as Lightning trains",
+        closure_accumulation,
+    ),
     _twin("closures", "LBFGS, whose closure runs several times a step", closures, steps=60),
     _twin(
         "head-only", "only the last layer is in the optimizer, the rest is not frozen", head_only, steps=100

@@ -184,6 +184,30 @@ def closures(job: Job) -> None:
     training.close()
 
 
+def closure_accumulation(job: Job) -> None:
+    """As Lightning trains: `optimizer.step` is given the last of four micro-batches, those before add up local gradients."""
+    model = DistributedDataParallel(_model(job))
+    training = job.training(model=model)
+    for step in training.iterate():
+        for micro in range(4):
+
+            def closure(step: int = step, micro: int = micro) -> torch.Tensor:
+                loss = training.forward(
+                    training.task.batch(job.generator(4 * step + micro), training.samples)
+                )
+                if micro == 0:
+                    training.optimizer.zero_grad()
+                (loss / 4).backward()
+                return loss.detach()
+
+            if micro < 3:
+                with model.no_sync():
+                    training.agent.log(closure(), training.samples)
+            else:
+                training.agent.log(training.optimizer.step(closure), training.samples)
+    training.close()
+
+
 def head_only(job: Job) -> None:
     """Only the last layer is in the optimizer, and nobody has frozen the rest: its gradients pile up to no effect."""
     model = DistributedDataParallel(_model(job))

@@ -238,6 +238,67 @@ class Derived(torch.optim.SGD):
         return super().step(closure)
 
 
+@pytest.mark.parametrize("make", [torch.optim.SGD, Derived])
+@pytest.mark.parametrize("accumulation", [1, 3])
+@pytest.mark.parametrize("by_name", [False, True])
+def test_a_closure_computes_the_gradient_that_counts(server, make, accumulation, by_name):
+    """As Lightning trains: what is there before the closure has run is the share of the micro-batches before, or nothing."""
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Linear(4, 16), torch.nn.Tanh(), torch.nn.Linear(16, 4))
+    optimizer = make(model.parameters(), lr=1e-2)
+    run = f"closure-{make.__name__}-{accumulation}-{by_name}"
+    agent = attach(model, optimizer, run=run, endpoint=server.endpoint, sample_every=2)
+    norms, results = [], []
+    for _ in range(STEPS):
+        for micro in range(accumulation):
+
+            def closure(inputs=None, first: bool = micro == 0) -> torch.Tensor:
+                loss = model(torch.randn(8, 4)).square().mean()
+                if first:
+                    optimizer.zero_grad()
+                loss.backward()
+                return loss
+
+            if micro < accumulation - 1:
+                closure()
+        results.append(optimizer.step(closure=closure) if by_name else optimizer.step(closure))
+        norms.append(sum(float(each.grad.square().sum()) for each in model.parameters()))
+        agent.log(results[-1], 8)
+    agent.close()
+    assert all(isinstance(each, torch.Tensor) for each in results)
+    record = server.rank(0, run)
+    assert record.column("gradient_lag") == [0] * STEPS
+    assert record.column("gradient_fingerprint") == record.column("produced_fingerprint")
+    assert record.column("micro_batches") == [accumulation] * STEPS
+    assert record.column("optimizer_steps") == [1] * STEPS
+    seen = [each.reduced_gradient_square for each in record.samples]
+    assert seen == pytest.approx(norms[::2], rel=1e-5)
+    assert all(each.carried_gradient_square == 0 for each in record.samples)
+
+
+def test_an_error_in_a_closure_is_the_scripts(server):
+    """It comes out of `step` as it was raised, and the next step is watched again."""
+    model = torch.nn.Linear(4, 4)
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-2)
+    agent = attach(model, optimizer, run="closure-raises", endpoint=server.endpoint)
+
+    def closure(fails: bool = False) -> torch.Tensor:
+        optimizer.zero_grad()
+        loss = model(torch.ones(2, 4)).square().mean()
+        loss.backward()
+        if fails:
+            raise KeyError("the script's own")
+        return loss
+
+    optimizer.step(closure)
+    with pytest.raises(KeyError, match="the script's own"):
+        optimizer.step(lambda: closure(fails=True))
+    optimizer.step(closure)
+    optimizer.step(closure)
+    agent.close()
+    assert server.rank(0, "closure-raises").column("gradient_lag")[-1] == 0
+
+
 @pytest.mark.parametrize("kind", ["twice", "derived", "lbfgs"])
 def test_optimizer_steps_counts_calls_not_hooks(server, kind):
     """Two calls a backward count as two; a subclass that calls its parent's step, and a closure that runs many times, as one."""

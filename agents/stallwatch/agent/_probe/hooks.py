@@ -99,3 +99,37 @@ class Hook:
 
     def __reduce__(self) -> tuple[Any, ...]:
         return getattr, (contextlib.nullcontext(), "__exit__")
+
+
+class ArgumentHook(Hook):
+    """A guarded hook whose function may return other arguments for what it hooks: an optimizer's step pre-hook."""
+
+    __slots__ = ()
+
+    def __call__(self, *arguments: Any) -> Any:
+        if self._compiling() or not self._guard.active:
+            return None
+        guard = self._guard
+        now = perf_counter()
+        changed = None
+        try:
+            changed = self._function(now, *arguments)
+        except Exception as error:
+            guard.failed(error)
+        guard.seconds += perf_counter() - now
+        return changed
+
+
+class WatchedClosure:
+    """A closure of `optimizer.step`, and what is to be read when it returns: the gradients are there only then."""
+
+    __slots__ = ("_closure", "_hook")
+
+    def __init__(self, closure: Callable[..., Any], hook: Hook) -> None:
+        self._closure = closure
+        self._hook = hook
+
+    def __call__(self, *arguments: Any, **keywords: Any) -> Any:
+        result = self._closure(*arguments, **keywords)
+        self._hook()
+        return result

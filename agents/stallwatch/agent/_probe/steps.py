@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from stallwatch.agent._fingerprint import GradientSentinel, ParameterSentinel
 from stallwatch.agent._probe.anchor import GradientAnchor
 from stallwatch.agent._probe.directions import DirectionProbe
-from stallwatch.agent._probe.hooks import Guard, Hook
+from stallwatch.agent._probe.hooks import ArgumentHook, Guard, Hook, WatchedClosure
 from stallwatch.agent._probe.inputs import InputProbe
 from stallwatch.agent._probe.last_gradient import LastGradient
 from stallwatch.agent._probe.model import collective_counter
@@ -168,7 +169,7 @@ class StepProbe:
         self._optimizer = optimizer
         if self._anchor is not None:
             self._anchor.adopt(optimizer)
-        self._handles.append(optimizer.register_step_pre_hook(Hook(self._guard, self._on_optimizer)))
+        self._handles.append(optimizer.register_step_pre_hook(ArgumentHook(self._guard, self._on_optimizer)))
         self._handles.append(optimizer.register_step_post_hook(Hook(self._guard, self._on_optimizer_end)))
         self._handles.append(optimizer.register_load_state_dict_post_hook(Hook(self._guard, self._on_load)))
 
@@ -326,7 +327,13 @@ class StepProbe:
             return -1
         return taken if isinstance(taken, int) else self._reader.fetch_integer(taken)
 
-    def _on_optimizer(self, now: float, optimizer: torch.optim.Optimizer, *_: object) -> None:
+    def _on_optimizer(
+        self,
+        now: float,
+        optimizer: torch.optim.Optimizer,
+        arguments: tuple[Any, ...],
+        keywords: dict[str, Any],
+    ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
         # First: whatever fails below, the step is one.
         self._stepping = True
         self.phases.enter(
@@ -337,11 +344,47 @@ class StepProbe:
         if not self._start_known:
             self._start_known = True
             self._restore_step(optimizer)
-        self._fingerprint = self._take_fingerprint(self._sentinel)
         self._before = self._take_fingerprint(self._parameters)
+        watched = self._watch_closure(optimizer, arguments, keywords)
+        if watched is None:
+            self._read_applied(optimizer)
+        return watched
+
+    def _watch_closure(
+        self, optimizer: torch.optim.Optimizer, arguments: tuple[Any, ...], keywords: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+        """The arguments of a step with a closure, which computes the gradients, watched; None when there is no closure."""
+        # The first of the positional ones is the optimizer.
+        closure = arguments[1] if len(arguments) > 1 else keywords.get("closure")
+        if not callable(closure):
+            return None
+        if isinstance(closure, WatchedClosure):
+            # A subclass that calls its parent's step.
+            return arguments, keywords
+        reference = weakref.ref(optimizer)
+
+        def returned(_now: float) -> None:
+            alive = reference()
+            if alive is not None and self._stepping:
+                self._read_applied(alive)
+
+        watched = WatchedClosure(closure, Hook(self._guard, returned))
+        if len(arguments) > 1:
+            return (arguments[0], watched, *arguments[2:]), keywords
+        return arguments, {**keywords, "closure": watched}
+
+    def _read_applied(self, optimizer: torch.optim.Optimizer) -> None:
+        """Reads the gradients that the optimizer is about to see.
+
+        Where a closure computes them, it may be called several times in a step (LBFGS): sampled readings are those of the first, which
+        is evaluated at the parameters that the step begins with.
+        """
+        self._fingerprint = self._take_fingerprint(self._sentinel)
         if self._anchor is not None:
             self._anchor.applied()
         if self._sampling and self._micro_batches:
+            if self._readings is not None:
+                return
             began = perf_counter()
             # When DDP averaged after every micro-batch, no local gradient of the whole step ever existed.
             self._readings = self._sampled_pass.before_step(optimizer, local_valid=self._synchronised <= 1)
