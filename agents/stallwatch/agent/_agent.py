@@ -149,7 +149,7 @@ class Core:
             self.collector.add_record,
             self.guard,
             start_step,
-            lambda kind, text: self.event(text, kind, automatic=True),
+            self._on_note,
             lambda step: self.drops.add(wire.DROP_REASON_INTERNAL_ERROR, 1, step, step),
             self._on_over_budget,
             details=identity.rank == 0 or model.parallelism != wire.PARALLELISM_DATA_PARALLEL,
@@ -176,10 +176,12 @@ class Core:
         self._adoption: list[torch.utils.hooks.RemovableHandle] = []
         try:
             self.probe.install()
+            self.probe.optimizers = tuple(optimizers)
             if optimizers:
                 self.probe.adopt(optimizers[0])
             else:
                 self._adopt_first()
+            self.probe.check_parts()
             follow(self)
             self.transport.start()
         except BaseException:
@@ -430,6 +432,11 @@ class Core:
             )
 
     # --- the end --------------------------------------------------------------------------------------------------
+
+    def _on_note(self, kind: str, text: str) -> None:
+        self.event(text, kind, automatic=True)
+        if self.identity.rank == 0 and kind in {"optimizer", "ddp"}:
+            logger.warning("stallwatch: %s", text)
 
     def _on_over_budget(self, what: str) -> None:
         # Ranks of one job cost about the same: one line is enough.

@@ -37,6 +37,67 @@ def test_the_onset_lies_between_the_last_equal_and_the_first_differing_sample(si
     assert kinds(analysis) == {"replica_desync"}
 
 
+def apart(since, ranks, every=1, until=10**9):
+    """The few parameters that are compared at every step differ on some ranks; where a part is concerned, now and then."""
+
+    def fault(columns):
+        rows = (columns.step >= since) & (columns.step % every == 0) & (columns.step < until)
+        for rank in ranks:
+            columns.parameters_before[rows, rank] += 7
+            columns.parameters_after[rows, rank] += 7
+
+    return fault
+
+
+@pytest.mark.parametrize("period", [25, 1000])
+@pytest.mark.parametrize(("every", "late"), [(1, 6), (5, 18)])
+def test_parameters_of_single_steps_tell_it_without_a_sample(period, every, late):
+    """A rank whose weights were changed at once: three steps that show it are enough, and the rank is right."""
+    blocks = range(4) if every == 1 else (1,)
+    job = Job(
+        steps=200,
+        sample_period=period,
+        faults=(probed, apart(61, [2], every)),
+        sample_fault=flipped(61, [2], blocks),
+    )
+    finding = one(analyze(job), "replica_desync")
+    assert finding.detected_step <= 61 + late
+    assert finding.ranks == (2,)
+    assert abs(finding.since_step - 61) <= (0 if every == 1 else 31)
+    assert finding.severity == "critical"
+    assert kinds(analyze(job)) == {"replica_desync"}
+
+
+def test_a_late_sample_of_before_does_not_resolve_what_steps_have_shown():
+    """Samples arrive some steps after their own; those that follow name the blocks."""
+    fault = flipped(61, [2], blocks=range(4))
+    finding = one(
+        analyze(Job(steps=260, faults=(probed, apart(61, [2])), sample_fault=fault)), "replica_desync"
+    )
+    assert finding.status == "firing"
+    assert finding.detected_step <= 67
+    assert finding.layers == BLOCKS
+    assert finding.since_step == 61
+
+
+def test_steps_with_differing_gradients_wait_for_another_finding():
+    """Where gradients differ as well, it is their averaging that is missing, and this is what comes of it."""
+
+    def bypass(columns):
+        rows = columns.step >= 60
+        columns.gradient_fingerprint[rows, 1] += 1
+        columns.produced_fingerprint[rows, 1] += 1
+
+    assert kinds(analyze(Job(steps=200, faults=(probed, bypass, apart(61, [1]))))) == {
+        "missing_gradient_sync"
+    }
+
+
+def test_parameters_that_differ_for_two_steps_and_agree_again_are_nothing():
+    """A rank that put something in for two steps, and took it out again."""
+    assert kinds(analyze(Job(steps=200, faults=(probed, apart(61, [1], until=63))))) == set()
+
+
 def test_two_replicas_have_no_majority():
     """With two ranks both are named, and the advice does not pretend to know which copy is right."""
     finding = one(analyze(Job(ranks=2, sample_fault=flipped(60, [1]))), "replica_desync")

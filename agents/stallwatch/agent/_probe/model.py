@@ -18,7 +18,7 @@ logger = logging.getLogger("stallwatch.agent")
 MAX_BLOCKS = 512
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class WatchedModel:
     """A model seen through its wrappers."""
 
@@ -31,9 +31,16 @@ class WatchedModel:
     """torch.compile stands between `given` and `inner`, whose hooks are then not called."""
     parallelism: wire.Parallelism.ValueType
     parameters: tuple[tuple[str, torch.nn.Parameter], ...]
+    """Those that are followed; others take their place where the script replaces them."""
     device: torch.device
     group: Any
     """The process group that keeps the replicas together; None without one."""
+
+    @property
+    def module(self) -> torch.nn.Module:
+        """The user's own module, not compiled."""
+        module: torch.nn.Module = getattr(self.inner, "_orig_mod", self.inner)
+        return module
 
     @property
     def trainable(self) -> list[torch.nn.Parameter]:

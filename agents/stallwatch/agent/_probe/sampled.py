@@ -128,14 +128,15 @@ class SampledReadings:
 
     Args:
         blocks: The block of each parameter.
+        block_count: Blocks that the detector was told of.
         latest: What was read of the parameters before.
         details: Whether norms by block are told. Where replicas are equal, one rank does so for all.
     """
 
-    def __init__(self, blocks: Sequence[int], latest: Latest, *, details: bool) -> None:
+    def __init__(self, blocks: Sequence[int], block_count: int, latest: Latest, *, details: bool) -> None:
         self.blocks = blocks
         self._details = details
-        self.block_count = max(blocks, default=-1) + 1
+        self.block_count = block_count
         self._latest = latest
         self.armed: Sequence[int] = ()
         """Parameters whose local gradient was listened for."""
@@ -290,12 +291,14 @@ class SampledPass:
         failed: Callable[[BaseException], None],
         *,
         base_period: int = 1,
+        block_count: int | None = None,
         details: bool = True,
     ) -> None:
         self._model = model
         self._details = details
         self._rows = row_parameters(model.inner) if details and probes.gradient_zeros else None
         self._blocks = blocks
+        self._block_count = max(blocks, default=-1) + 1 if block_count is None else block_count
         self._probes = probes
         self._fetch = reader.fetch
         self._number = reader.number
@@ -391,7 +394,7 @@ class SampledPass:
         """Reads the gradients that the optimizer is about to see."""
         import torch
 
-        readings = SampledReadings(self._blocks, self._latest, details=self._details)
+        readings = SampledReadings(self._blocks, self._block_count, self._latest, details=self._details)
         with torch.no_grad():
             readings.armed = self._armed
             if self._local and local_valid:

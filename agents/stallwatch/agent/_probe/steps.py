@@ -28,6 +28,7 @@ from stallwatch.agent._probe.phases import (
 from stallwatch.agent._probe.sample_cost import SampleCost
 from stallwatch.agent._probe.sampled import SampledPass, SampledReadings
 from stallwatch.agent._probe.saturation import SaturationProbe
+from stallwatch.agent._probe.structure import Structure, followed, unheld, unreduced
 from stallwatch.agent._records import NAN, Losses, StepRecord
 
 if TYPE_CHECKING:
@@ -79,28 +80,22 @@ class StepProbe:
         self._deliver = deliver
         self._guard = guard
         self._collectives = collective_counter(model)
-        self._sampled_pass = SampledPass(
-            model, blocks, probes, reader, guard.failed, base_period=period.base, details=details
-        )
-        self._directions = DirectionProbe(model, reader) if details and probes.directions else None
+        self._probes, self._details = probes, details
+        self._block_of = dict(zip((name for name, _ in model.parameters), blocks, strict=True))
         self._saturated: dict[str, torch.Tensor] = {}
-        self._saturation = (
-            SaturationProbe(model, reader, guard.failed) if details and probes.activations else None
-        )
         self._input_statistics = probes.input_statistics
         self._input: torch.Tensor | None = None
         self._note = note
         self._lost = lost if lost is not None else _nothing
-        self._trainable = len(model.trainable)
         self._optimizer: torch.optim.Optimizer | None = None
+        self.optimizers: Sequence[torch.optim.Optimizer] = ()
+        """All that the script named: together they hold what is trained."""
+        self._held: tuple[int, ...] = ()
+        self._told: set[str] = set()
         self._read_of: tuple[tuple[bool, ...], tuple[int, ...], list[float]] = ((), (), [])
         """What was trained at the sample before: parameters, sizes of groups, learning rates."""
-        self._sentinel = GradientSentinel(model.trainable) if probes.gradient_fingerprint else None
-        self._parameters = (
-            # Only replicas have parameters that are meant to be equal.
-            ParameterSentinel(model.trainable) if probes.fingerprints and model.wrapper is not None else None
-        )
-        self._anchor = GradientAnchor(model.trainable, reader, guard) if probes.gradient_anchor else None
+        self._structure = Structure(model)
+        self._read_parameters()
         self._inputs = InputProbe(reader) if probes.inputs else None
         self._start_known = start_step is not None
 
@@ -137,6 +132,32 @@ class StepProbe:
         """Whether this step is sampled; whether optimizer.step has begun and not ended."""
         self._handles: list[Any] = []
 
+    def _read_parameters(self) -> None:
+        """Makes what reads the model's parameters, as they are now."""
+        model, probes, reader, details = self._model, self._probes, self._reader, self._details
+        self._sampled_pass = SampledPass(
+            model,
+            [self._block_of[name] for name, _ in model.parameters],
+            probes,
+            reader,
+            self._guard.failed,
+            base_period=self._period.base,
+            block_count=max(self._block_of.values(), default=-1) + 1,
+            details=details,
+        )
+        self._directions = DirectionProbe(model, reader) if details and probes.directions else None
+        self._saturation = (
+            SaturationProbe(model, reader, self._guard.failed) if details and probes.activations else None
+        )
+        self._sentinel = GradientSentinel(model.trainable) if probes.gradient_fingerprint else None
+        # Only replicas have parameters that are meant to be equal.
+        self._parameters = (
+            ParameterSentinel(model.trainable) if probes.fingerprints and model.wrapper is not None else None
+        )
+        self._anchor = (
+            GradientAnchor(model.trainable, reader, self._guard) if probes.gradient_anchor else None
+        )
+
     # --- installation -------------------------------------------------------------------------------------------
 
     def install(self) -> None:
@@ -167,6 +188,7 @@ class StepProbe:
     def adopt(self, optimizer: torch.optim.Optimizer) -> None:
         """Follows this optimizer: its calls of `step` are the steps."""
         self._optimizer = optimizer
+        self._held = tuple(len(group["params"]) for group in optimizer.param_groups)
         if self._anchor is not None:
             self._anchor.adopt(optimizer)
         self._handles.append(optimizer.register_step_pre_hook(ArgumentHook(self._guard, self._on_optimizer)))
@@ -250,13 +272,6 @@ class StepProbe:
         self._sampled_pass.arm(self.next_step)
         if self._saturation is not None:
             self._saturation.arm()
-        trainable = len(self._model.trainable)
-        if trainable != self._trainable and self._note is not None:
-            self._note(
-                "requires_grad",
-                f"{trainable} parameters require a gradient, {self._trainable} did before",
-            )
-        self._trainable = trainable
 
     def _is_changed(self) -> bool:
         """Whether what is trained, by which groups or how fast has changed since the sample before."""
@@ -457,11 +472,62 @@ class StepProbe:
             self._period.observe_step(record.seconds[0])
             typical = self.typical_step_seconds or record.seconds[0]
             self.typical_step_seconds = typical + 0.05 * (min(record.seconds[0], 4 * typical) - typical)
+        self._watch_structure(optimizer)
         if self._reader.clock is not None:
             record.clock = self._reader.clock.close()
         if not self._micro_batches and self._forwards and not self._last_gradient.is_learning:
             self._last_gradient.learn()
         return record
+
+    def _watch_structure(self, optimizer: torch.optim.Optimizer) -> None:
+        """Follows parameters that were replaced, frozen or unfrozen, and says what that means for optimizer and DDP."""
+        structure, model = self._structure, self._model
+        held = tuple(len(group["params"]) for group in optimizer.param_groups)
+        regrouped = held != self._held
+        self._held = held
+        replaced, refrozen = structure.is_replaced(), structure.is_refrozen()
+        if not (replaced or refrozen or regrouped):
+            return
+        before = [(name, id(each)) for name, each in model.parameters]
+        trained = len(model.trainable) if replaced else structure.trained
+        if replaced:
+            model.parameters = tuple(followed(model, self._block_of))
+        structure.note()
+        changed = [(name, id(each)) for name, each in model.parameters] != before
+        if changed:
+            self._say(
+                "parameters",
+                f"parameters of the model were replaced; {len(model.parameters)} are followed from here on",
+            )
+        elif refrozen:
+            now = len(model.trainable)
+            self._say("requires_grad", f"{now} parameters require a gradient, {trained} did before")
+        if changed or refrozen:
+            anchor = self._anchor
+            if anchor is not None:
+                anchor.remove()
+            self._sampled_pass.forget()
+            self._read_parameters()
+            if self._anchor is not None:
+                self._anchor.adopt(optimizer)
+            self._last_gradient.learn()
+        if changed or refrozen or regrouped:
+            self.check_parts(optimizer)
+
+    def check_parts(self, optimizer: torch.optim.Optimizer | None = None) -> None:
+        """Says whether the optimizers hold, and DDP averages, what is to be trained: known without any step."""
+        optimizers = self.optimizers or ([] if optimizer is None else [optimizer])
+        for kind, text in (
+            ("optimizer", unheld(self._model, optimizers) if optimizers else ""),
+            ("ddp", unreduced(self._model)),
+        ):
+            if text and text not in self._told:
+                self._told.add(text)
+                self._say(kind, text)
+
+    def _say(self, kind: str, text: str) -> None:
+        if self._note is not None:
+            self._note(kind, text)
 
     def _close_sample(self, record: StepRecord, optimizer: torch.optim.Optimizer) -> None:
         """What a sampled step reads after it. Where it fails, the step goes without."""

@@ -23,19 +23,24 @@ class ReplicaDesyncConfig:
 
     resolve_samples: int = 2
     """Sampled steps in a row with equal parameters that resolve the finding."""
+    differing_steps: int = 3
+    """Steps on which a few parameters, compared at every step, differ before it is called without a sample: whatever makes updates
+    differ, or leaves gradients without averaging, is called within two."""
 
     def __post_init__(self) -> None:
-        if self.resolve_samples < 1:
-            raise ValueError(f"resolve_samples must be at least 1, not {self.resolve_samples}")
+        for name in ("resolve_samples", "differing_steps"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
 
 
 @dataclass(slots=True)
 class ReplicaDesync:
     """Finds replicas whose parameters are not bit for bit the same: between which steps, which ranks, which blocks.
 
-    All parameters are compared on sampled steps only, so the onset is known as an interval: after the last sampled step with
-    equal parameters, up to the first with differing ones; where all of the model differs, a few parameters that are compared
-    at every step name the step. Equal gradients do not help replicas that differ: nothing in DDP brings them together again.
+    A few parameters are compared at every step: where they differ on several, although gradients are the same, so do the replicas,
+    and no sample is waited for. All parameters are compared on sampled steps only. There, the onset is known as an interval: after the
+    last sampled step with equal parameters, up to the first with differing ones; where all of the model differs, the few name the
+    step. Equal gradients do not help replicas that differ: nothing in DDP brings them together again.
 
     Buffers (running statistics) are read right after DDP has broadcast those of rank 0. Where they differ even then, nobody
     broadcasts them, which may be meant: that is told as `info`.
@@ -59,6 +64,10 @@ class ReplicaDesync:
     """Whether the loss of the latest step was no number."""
     seen_step: int = -1
     """The first step since then on which a few parameters, compared at every step, differed."""
+    seen_steps: int = 0
+    """Such steps, with equal gradients."""
+    unlike_steps: int = 0
+    """Steps from `seen_step` on, with equal gradients."""
     equal_buffers: int = -1
     """Last sampled step with equal buffers."""
     firing: bool = False
@@ -82,15 +91,41 @@ class ReplicaDesync:
             differs = disagree(observation.parameters_before) or disagree(observation.parameters_after)
             if self.seen_step < 0 and differs and observation.sync_expected:
                 self.seen_step = observation.step
-            return None
+            return self._count(observation, averaged=known.size > 1 and bool((known == known[0]).all()))
         if isinstance(observation, SampledObservation):
             return self._compare(observation)
         if isinstance(observation, AttemptObservation):
             self.first_step = observation.step
             self.equal_step = self.low = self.high = self.seen_step = self.equal_buffers = -1
-            self.equal_samples = self.differing_gradients = 0
+            self.equal_samples = self.differing_gradients = self.seen_steps = self.unlike_steps = 0
             self.firing, self.form, self.named, self.layers = False, "", (), ()
         return None
+
+    def _count(self, step: StepObservation, *, averaged: bool) -> Verdict | None:
+        """What the few parameters say that are compared at every step."""
+        if step.parallelism is not Parallelism.DATA_PARALLEL or not step.sync_expected or self.seen_step < 0:
+            return None
+        if not averaged or self.broken or self.differing_gradients:
+            # Replicas whose gradients differ are explained by those.
+            return None
+        before = step.parameters_before
+        self.unlike_steps += 1
+        if not disagree(before):
+            return None
+        self.seen_steps += 1
+        if self.firing or self.seen_steps < self.config.differing_steps:
+            return None
+        known = before != -1
+        self.firing, self.form, self.layers = True, PARAMETERS, ()
+        self.named = deviating(tuple(np.array(step.ranks)[known].tolist()), before[known])
+        self.low = max(self.equal_step + 1, self.first_step, 0)
+        self.high = max(self.seen_step, self.low)
+        if self.seen_steps == self.unlike_steps:
+            # What differs as a whole would have been met on any step before.
+            self.low = self.high
+        return self._verdict(
+            step.step, tuple(np.array(step.ranks)[known].tolist()), blocks=0, share=0.0, buffers_differ=False
+        )
 
     def _compare(self, sample: SampledObservation) -> Verdict | None:
         if sample.parallelism is not Parallelism.DATA_PARALLEL or len(sample.parameter_ranks) < 2:
@@ -119,7 +154,14 @@ class ReplicaDesync:
                     # What differs as a whole would have been met on any step before.
                     self.low = self.seen_step
         self.named, self.layers = ranks, layers
-        return self._verdict(sample, share)
+        buffers = sample.buffer_fingerprint[sample.buffer_fingerprint != 0]
+        return self._verdict(
+            sample.step,
+            sample.parameter_ranks,
+            blocks=len(sample.blocks),
+            share=share,
+            buffers_differ=bool(buffers.size > 1 and (buffers != buffers[0]).any()),
+        )
 
     def _compare_buffers(self, sample: SampledObservation) -> Verdict | None:
         prints = sample.buffer_fingerprint
@@ -152,11 +194,14 @@ class ReplicaDesync:
 
     def _equal(self, step: int) -> Verdict | None:
         self.equal_step = step
-        self.equal_samples += 1
         self.differing_gradients = 0
+        # Samples come some steps after their own, and what those steps have shown stays.
+        if self.firing and self.form == PARAMETERS and step < self.high:
+            return None
+        self.equal_samples += 1
         if self.seen_step <= step:
-            # Samples come some steps after their own, and what those steps have shown stays.
             self.seen_step = -1
+            self.seen_steps = self.unlike_steps = 0
         over = self.firing and self.form == PARAMETERS and self.equal_samples >= self.config.resolve_samples
         return self._resolved(step, "Parameters have been equal again") if over else None
 
@@ -172,33 +217,43 @@ class ReplicaDesync:
             layers=self.layers,
         )
 
-    def _verdict(self, sample: SampledObservation, share: float) -> Verdict:
+    def _verdict(
+        self, step: int, compared: tuple[int, ...], *, blocks: int, share: float, buffers_differ: bool
+    ) -> Verdict:
+        """The finding as it is now.
+
+        Args:
+            step: The step that shows it.
+            compared: Ranks whose parameters were compared.
+            blocks: Blocks that were compared; 0 when only a few parameters were.
+            share: Share of them that differ.
+            buffers_differ: Whether buffers do, too.
+        """
         when = (
             f"at step {self.low:,}"
             if self.low == self.high
             else f"between steps {self.low:,} and {self.high:,}"
         )
-        majority = len(self.named) < len(sample.parameter_ranks)
+        majority = len(self.named) < len(compared)
         who = (
             f"{ranks_text(self.named)} left the majority"
             if majority
             else f"{ranks_text(self.named)} hold different parameters"
         )
         part = (
-            "all blocks"
+            "parameters that are compared at every step"
+            if not blocks
+            else "all blocks"
             if share == 1
-            else f"{names_text(self.layers)} ({len(self.layers)} of {len(sample.blocks)} blocks)"
+            else f"{names_text(self.layers)} ({len(self.layers)} of {blocks} blocks)"
         )
         gradients = (
             f", although gradients were the same on all but {self.differing_gradients} steps"
             if self.differing_gradients
             else ", although their gradients were the same"
         )
-        buffers = sample.buffer_fingerprint[sample.buffer_fingerprint != 0]
         good = self.named and majority
-        source = next(
-            (rank for rank in sample.parameter_ranks if rank not in self.named), sample.parameter_ranks[0]
-        )
+        source = next((rank for rank in compared if rank not in self.named), compared[0])
         repair = (
             f"Copy the parameters and optimizer state of rank {source} to {ranks_text(self.named)} (broadcast), or restart "
             f"from a checkpoint from before step {self.low:,}."
@@ -208,11 +263,11 @@ class ReplicaDesync:
         return Verdict(
             kind=self.kind,
             firing=True,
-            step=sample.step,
+            step=step,
             since_step=(self.low + self.high) // 2,
             since_step_error=float(self.high - (self.low + self.high) // 2),
             confidence=0.99,
-            score=float(len(self.layers)),
+            score=float(len(self.layers) or self.seen_steps),
             threshold=0.0,
             reason=f"Replicas differ: {who} {when}, in {part}{gradients}.",
             evidence={
@@ -220,9 +275,9 @@ class ReplicaDesync:
                 "last_equal_step": self.equal_step,
                 "first_differing_step": self.high,
                 "blocks_differing": len(self.layers),
-                "blocks": len(sample.blocks),
+                "blocks": blocks,
                 "steps_with_differing_gradients": self.differing_gradients,
-                "buffers_differ": bool(buffers.size > 1 and (buffers != buffers[0]).any()),
+                "buffers_differ": buffers_differ,
             },
             advice=(
                 repair,
