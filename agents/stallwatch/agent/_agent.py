@@ -229,7 +229,7 @@ class Core:
         began = perf_counter()
         try:
             self._log(self.probe.losses(), loss, samples, groups, components)
-        except (TypeError, ValueError, RuntimeError, AttributeError) as error:
+        except (TypeError, ValueError, RuntimeError, AttributeError, OverflowError) as error:
             self._unusable("log", error)
         except Exception as error:
             self.guard.failed(error)

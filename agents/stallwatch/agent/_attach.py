@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from stallwatch.agent import _config as config
 from stallwatch.agent import _environment as environment
 from stallwatch.agent._errors import AlreadyAttachedError, ConfigurationError
-from stallwatch.agent._lifecycle import leave_forks_alone
+from stallwatch.agent._lifecycle import is_forked_from_a_watched_process, leave_forks_alone
 
 if TYPE_CHECKING:
     import torch
@@ -95,6 +95,12 @@ def attach(
     from stallwatch.agent._probe import model as models
     from stallwatch.agent._registry import claim, watched, watched_run
 
+    if not off and settings.endpoint is not None and is_forked_from_a_watched_process():
+        logger.warning(
+            "stallwatch: not watching: this process was forked from one that had an agent, whose connection cannot be used here; "
+            "start processes that train with the start method 'spawn' or 'forkserver', or attach in them only"
+        )
+        return Agent(None)
     if off or settings.endpoint is None:
         reason = (
             f"{environment.DISABLED} is set"

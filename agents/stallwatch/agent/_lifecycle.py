@@ -19,6 +19,8 @@ CLOSE_SECONDS = 5.0
 _live: weakref.WeakSet[Core] = weakref.WeakSet()
 _lock = threading.Lock()
 _registered = False
+_has_client_of_parent = False
+"""Whether this process was forked from one that had an agent."""
 
 
 def leave_forks_alone() -> None:
@@ -30,6 +32,11 @@ def leave_forks_alone() -> None:
     anyway; who needs it sets it, and it is left.
     """
     os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
+
+
+def is_forked_from_a_watched_process() -> bool:
+    """Whether gRPC, which the parent used, must not be touched here: its threads did not come along, its locks may be held."""
+    return _has_client_of_parent
 
 
 def follow(core: Core) -> None:
@@ -51,7 +58,8 @@ def forget(core: Core) -> None:
 
 def _abandon_all() -> None:
     """In a forked child, whose only thread is the one that forked."""
-    global _lock  # noqa: PLW0603 -- another thread may have held it
+    global _has_client_of_parent, _lock  # noqa: PLW0603 -- another thread may have held it
+    _has_client_of_parent = True
     _lock = threading.Lock()
     cores = list(_live)
     _live.clear()

@@ -37,16 +37,22 @@ class DeviceReader:
         return int(tensor.item()) if tensor.device.type == "cpu" else self.fetch(tensor)
 
     def number(self, value: float | Tensor) -> float | Tensor:
-        """A number, or a host tensor that will hold it."""
+        """A number, or a host tensor that will hold it.
+
+        Raises:
+            OverflowError: An integer too large for a float.
+            TypeError, ValueError, RuntimeError: No real number, or a tensor of several.
+        """
         kind = type(value)
-        if kind is float or kind is int:
+        if kind is float:
             return value
         if kind is self._tensor and value.is_cpu:  # type: ignore[union-attr]
-            return value.item()  # type: ignore[union-attr]
-        if isinstance(value, int | float):
-            return value
-        value = getattr(value, "_local_tensor", value).detach()
-        return float(value.item()) if value.device.type == "cpu" else self.fetch(value)
+            return float(value.item())  # type: ignore[union-attr]
+        if not hasattr(value, "detach"):
+            # Integers may be too large for a float, which the caller hears of.
+            return float(value)
+        tensor: Tensor = getattr(value, "_local_tensor", value).detach()
+        return float(tensor.item()) if tensor.device.type == "cpu" else self.fetch(tensor)
 
     def fence(self) -> Any:
         """An event that passes when everything fetched until now has arrived; None when it has."""

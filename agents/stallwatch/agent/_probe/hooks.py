@@ -6,7 +6,7 @@ import contextlib
 import functools
 import logging
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from time import perf_counter
 from typing import Any
 
@@ -118,6 +118,47 @@ class ArgumentHook(Hook):
             guard.failed(error)
         guard.seconds += perf_counter() - now
         return changed
+
+
+def let_jit_pass() -> None:
+    """Has `torch.jit.script` compile watched modules as if they were not: it would compile their hooks, too, which are no functions.
+
+    Private, and left as it is where it looks different: no public switch leaves out a hook.
+    """
+    import torch
+
+    recursive = getattr(torch.jit, "_recursive", None)
+    create = getattr(recursive, "create_script_module", None)
+    if create is None or hasattr(create, "_stallwatch"):
+        return
+
+    @functools.wraps(create)
+    def create_without_hooks(module: Any, *arguments: Any, **keywords: Any) -> Any:
+        with _hooks_taken_off(module):
+            return create(module, *arguments, **keywords)
+
+    create_without_hooks._stallwatch = True  # type: ignore[attr-defined]  # noqa: SLF001
+    recursive.create_script_module = create_without_hooks  # type: ignore[union-attr]
+
+
+@contextlib.contextmanager
+def _hooks_taken_off(module: Any) -> Iterator[None]:
+    import torch
+
+    kept: list[tuple[dict[int, Any], dict[int, Any]]] = []
+    if isinstance(module, torch.nn.Module):
+        for each in module.modules():
+            for hooks in (each._forward_pre_hooks, each._forward_hooks):  # noqa: SLF001
+                if any(isinstance(hook, Hook) for hook in hooks.values()):
+                    kept.append((hooks, dict(hooks)))
+                    for key in [key for key, hook in hooks.items() if isinstance(hook, Hook)]:
+                        del hooks[key]
+    try:
+        yield
+    finally:
+        for hooks, before in kept:
+            hooks.clear()
+            hooks.update(before)
 
 
 class WatchedClosure:

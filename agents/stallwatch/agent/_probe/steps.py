@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from stallwatch.agent._fingerprint import GradientSentinel, ParameterSentinel
 from stallwatch.agent._probe.anchor import GradientAnchor
 from stallwatch.agent._probe.directions import DirectionProbe
-from stallwatch.agent._probe.hooks import ArgumentHook, Guard, Hook, WatchedClosure
+from stallwatch.agent._probe.hooks import ArgumentHook, Guard, Hook, WatchedClosure, let_jit_pass
 from stallwatch.agent._probe.inputs import InputProbe
 from stallwatch.agent._probe.last_gradient import LastGradient
 from stallwatch.agent._probe.model import collective_counter
@@ -165,6 +165,7 @@ class StepProbe:
         from torch import is_grad_enabled
 
         self._grad_enabled = is_grad_enabled
+        let_jit_pass()
         model, add = self._model, self._handles.append
         if model.compiled or model.wrapper is None:
             add(self._before_forward(model.given, self._on_forward))
