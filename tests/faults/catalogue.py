@@ -6,6 +6,7 @@ from faults.scenario import Scenario
 from faults.scenarios import (
     causes_data,
     causes_optimization,
+    changed,
     data,
     elastic,
     healthy,
@@ -15,7 +16,7 @@ from faults.scenarios import (
     update,
 )
 
-THEMES = (sync, update, data, scaling, progress, elastic, causes_optimization, causes_data, healthy)
+THEMES = (sync, update, changed, data, scaling, progress, elastic, causes_optimization, causes_data, healthy)
 
 SCENARIOS: dict[str, Scenario] = {}
 for _theme in THEMES:

@@ -22,7 +22,7 @@ import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from faults.scenario import SAMPLE_EVERY, Case
+from faults.scenario import Case
 from faults.tasks import TASKS, Batch, make_optimizer
 from stallwatch.agent import attach
 
@@ -135,7 +135,7 @@ class Training:
         self.compute_seconds = scenario.compute_seconds
         self.first_step = 0
         self.resume()
-        self._attach_options = {"sample_every": SAMPLE_EVERY, **attach_options}
+        self._attach_options = attach_options
         self.agent = self._attach()
 
     def _attach(self) -> Any:

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field
 from enum import Enum
 from typing import Any
 
-from faults.scenario import SAMPLE_EVERY, Case, Scenario
+from faults.scenario import SAMPLE_STEPS, Case, Scenario
 from stallwatch.detector.core.vocabulary import VOCABULARY
 
 Finding = Mapping[str, Any]
@@ -181,7 +181,7 @@ def _verdict(  # noqa: PLR0911 - one return a verdict, in their order
         return Verdict.WRONG_RANK
     if bar.onset_steps is not None:
         # What is seen on sampled steps only comes with the error that it says it has, at most a sampling period.
-        said = min(outcome.found["evidence"].get("since_step_error", 0.0), SAMPLE_EVERY)
+        said = min(outcome.found["evidence"].get("since_step_error", 0.0), SAMPLE_STEPS / 2)
         if abs(outcome.onset_error or 0) > max(bar.onset_steps, said):
             return Verdict.WRONG_ONSET
     late = bar.delay_steps is not None and (outcome.delay_steps or 0) > bar.delay_steps

@@ -58,13 +58,13 @@ class Bar:
     """`since_step` may be so far off the first bad step; None: not judged."""
 
 
-SAMPLE_EVERY = 8
-"""Steps between sampled records: the default period of such small models would be longer than the jobs."""
+SAMPLE_STEPS = 64
+"""Steps within which what only samples show has to be found at the default setting: two samples, at most 32 steps apart."""
 BARS = {
     "missing_gradient_sync": Bar(delay_steps=2, onset_steps=2),
-    "replica_desync": Bar(delay_steps=2 * SAMPLE_EVERY, onset_steps=SAMPLE_EVERY),
-    "stale_gradient": Bar(delay_steps=2 * SAMPLE_EVERY, onset_steps=SAMPLE_EVERY),
-    "divergent_update": Bar(delay_steps=4 * SAMPLE_EVERY, onset_steps=SAMPLE_EVERY),
+    "replica_desync": Bar(delay_steps=SAMPLE_STEPS, onset_steps=SAMPLE_STEPS // 2),
+    "stale_gradient": Bar(delay_steps=SAMPLE_STEPS, onset_steps=SAMPLE_STEPS // 2),
+    "divergent_update": Bar(delay_steps=SAMPLE_STEPS, onset_steps=SAMPLE_STEPS // 2),
     "straggler": Bar(delay_steps=80, onset_steps=20),
     "throughput_regression": Bar(onset_steps=20),
     # The learnt limit and three heartbeats of 2 s.
