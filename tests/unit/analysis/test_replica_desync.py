@@ -7,7 +7,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from stallwatch.detector.checks.replica_desync import ReplicaDesync
 from stallwatch.detector.core.inputs import Parallelism
+from stallwatch.detector.core.observations import StepObservation
 from support.simulation import BLOCKS, Job, analyze, kinds, one, probed
 
 
@@ -78,6 +80,54 @@ def test_a_late_sample_of_before_does_not_resolve_what_steps_have_shown():
     assert finding.detected_step <= 67
     assert finding.layers == BLOCKS
     assert finding.since_step == 61
+
+
+def seen(step, ranks, before, world_size=3):
+    """One step of some of the ranks, with equal gradients."""
+    count = len(ranks)
+    seconds, counts = np.full(count, 0.1), np.full(count, step)
+    return StepObservation(
+        step=step,
+        attempt=0,
+        world_size=world_size,
+        ranks=ranks,
+        loss_sum=np.ones(count),
+        samples=np.ones(count),
+        micro_batches=np.ones(count, np.int64),
+        learning_rates=(0.1,),
+        step_seconds=seconds,
+        input_seconds=seconds,
+        forward_seconds=seconds,
+        backward_seconds=seconds,
+        sync_seconds=seconds,
+        optimizer_seconds=seconds,
+        ddp_iterations=counts,
+        collectives=counts,
+        gradient_fingerprint=np.full(count, 7),
+        parallelism=Parallelism.DATA_PARALLEL,
+        parameters_before=np.array(before),
+        parameters_after=np.array(before),
+    )
+
+
+@pytest.mark.parametrize("late", range(4))
+def test_the_rank_is_named_by_the_step_that_has_most_ranks(late):
+    """Two ranks of three have no majority: one step with all of them decides, whichever of the steps it is."""
+    check, verdicts = ReplicaDesync(), []
+    for step in range(4):
+        full = step == late
+        observed = seen(step, (0, 1, 2), (5, 6, 5)) if full else seen(step, (1, 2), (6, 5))
+        verdicts.append(check.update(observed))
+    (verdict,) = [each for each in verdicts if each is not None]
+    assert verdict.ranks == (1,)
+
+
+def test_ranks_that_never_come_are_not_waited_for_without_end():
+    """Four times as many steps, and those that are there are named."""
+    check = ReplicaDesync()
+    verdicts = [check.update(seen(step, (1, 2), (6, 5))) for step in range(12)]
+    assert [each is not None for each in verdicts] == [False] * 11 + [True]
+    assert verdicts[-1].ranks == (1, 2)
 
 
 def test_steps_with_differing_gradients_wait_for_another_finding():

@@ -15,6 +15,8 @@ from stallwatch.detector.core.sampled import SampledObservation
 from stallwatch.detector.core.verdicts import Severity, Verdict
 
 PARAMETERS, BUFFERS = "parameters", "buffers"
+_INCOMPLETE = 4
+"""Times as many steps are asked for while none of them had all ranks."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +68,9 @@ class ReplicaDesync:
     """The first step since then on which a few parameters, compared at every step, differed."""
     seen_steps: int = 0
     """Such steps, with equal gradients."""
+    compared: tuple[int, ...] = ()
+    """The most ranks that one of them compared, and those of them that differed from the majority."""
+    minority: tuple[int, ...] = ()
     unlike_steps: int = 0
     """Steps from `seen_step` on, with equal gradients."""
     equal_buffers: int = -1
@@ -98,6 +103,7 @@ class ReplicaDesync:
             self.first_step = observation.step
             self.equal_step = self.low = self.high = self.seen_step = self.equal_buffers = -1
             self.equal_samples = self.differing_gradients = self.seen_steps = self.unlike_steps = 0
+            self.compared = self.minority = ()
             self.firing, self.form, self.named, self.layers = False, "", (), ()
         return None
 
@@ -113,19 +119,23 @@ class ReplicaDesync:
         if not disagree(before):
             return None
         self.seen_steps += 1
-        if self.firing or self.seen_steps < self.config.differing_steps:
-            return None
         known = before != -1
-        self.firing, self.form, self.layers = True, PARAMETERS, ()
-        self.named = deviating(tuple(np.array(step.ranks)[known].tolist()), before[known])
+        compared = tuple(np.array(step.ranks)[known].tolist())
+        if len(compared) >= len(self.compared):
+            # Where a rank is late, those that are there may have no majority.
+            self.compared, self.minority = compared, deviating(compared, before[known])
+        needed = self.config.differing_steps
+        if len(self.compared) < step.world_size:
+            needed *= _INCOMPLETE
+        if self.firing or self.seen_steps < needed:
+            return None
+        self.firing, self.form, self.layers, self.named = True, PARAMETERS, (), self.minority
         self.low = max(self.equal_step + 1, self.first_step, 0)
         self.high = max(self.seen_step, self.low)
         if self.seen_steps == self.unlike_steps:
             # What differs as a whole would have been met on any step before.
             self.low = self.high
-        return self._verdict(
-            step.step, tuple(np.array(step.ranks)[known].tolist()), blocks=0, share=0.0, buffers_differ=False
-        )
+        return self._verdict(step.step, self.compared, blocks=0, share=0.0, buffers_differ=False)
 
     def _compare(self, sample: SampledObservation) -> Verdict | None:
         if sample.parallelism is not Parallelism.DATA_PARALLEL or len(sample.parameter_ranks) < 2:
@@ -202,6 +212,7 @@ class ReplicaDesync:
         if self.seen_step <= step:
             self.seen_step = -1
             self.seen_steps = self.unlike_steps = 0
+            self.compared = self.minority = ()
         over = self.firing and self.form == PARAMETERS and self.equal_samples >= self.config.resolve_samples
         return self._resolved(step, "Parameters have been equal again") if over else None
 
