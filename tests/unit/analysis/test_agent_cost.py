@@ -53,6 +53,15 @@ def test_nothing_is_said_before_there_is_a_span(job):
     assert analysis.view().agent_share is None
 
 
+def test_the_run_tells_its_longest_period_and_who_waits_for_it(job):
+    """What only samples show is found within some periods of the rank that samples least; nothing is told before an agent is heard."""
+    assert RunAnalysis(job.run).view().sample_period == 0
+    view = heard(job, (0, beat(START, 0.0, 16)), (1, beat(START, 0.0, 32))).view()
+    assert view.sample_period == 32
+    assert {"replica_desync", "rank_outlier", "ineffective_update"} <= set(view.waiting_checks)
+    assert not {"hang", "straggler", "plateau", "input_bound"} & set(view.waiting_checks)
+
+
 def test_clock_that_jumps_is_no_cost(job):
     """A day forward or back begins the comparison anew."""
     for jump in (86_400.0, -86_400.0):

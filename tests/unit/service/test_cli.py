@@ -40,6 +40,8 @@ RUN = {
     "gradient_noise_scale": None,
     "batch_over_critical": None,
     "findings": [FINDING],
+    "sample_period": 32,
+    "waiting_checks": ["replica_desync", "rank_outlier"],
 }
 
 
@@ -121,6 +123,7 @@ def test_a_finding_is_told_whole(capsys):
         "It is low.",
         "Look at rank 3",
         "team/[bold]x",
+        "every 32 steps; waiting for samples: replica_desync, rank_outlier",
     ):
         assert part in shown
     assert "\x1b" not in shown

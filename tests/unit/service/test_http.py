@@ -67,6 +67,8 @@ RUN_FIELDS = [
     "gradient_noise_scale",
     "batch_over_critical",
     "findings",
+    "sample_period",
+    "waiting_checks",
 ]
 
 

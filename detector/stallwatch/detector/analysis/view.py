@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 
 from stallwatch.detector.analysis.ranks import RankTable
 from stallwatch.detector.analysis.state import RunState
+from stallwatch.detector.checks import WAITING_CHECKS
 from stallwatch.detector.core.inputs import Phase
 from stallwatch.detector.core.views import STEP_PHASES, Forecast, LossView, PhaseHistogram, RankView, RunView
 
@@ -62,6 +63,8 @@ def run_view(state: RunState) -> RunView:
         gaps=state.gaps.views(),
         unplaced_steps=state.gaps.unplaced,
         agent_share=_known(np.fmax.reduce(table.agent_share[table.attached], initial=np.nan)),
+        sample_period=int(table.sample_period[table.attached].max(initial=0)),
+        waiting_checks=WAITING_CHECKS,
     )
 
 

@@ -38,6 +38,7 @@ from stallwatch.detector.checks.stale_gradient import StaleGradient, StaleGradie
 from stallwatch.detector.checks.straggler import Straggler, StragglerConfig
 from stallwatch.detector.checks.throughput_regression import ThroughputRegression, ThroughputRegressionConfig
 from stallwatch.detector.checks.uneven_batches import UnevenBatches, UnevenBatchesConfig
+from stallwatch.detector.core.sampled import SampledObservation
 
 CHECKS: dict[str, Callable[..., Any]] = {
     # What explains comes before what it explains.
@@ -63,6 +64,12 @@ CHECKS: dict[str, Callable[..., Any]] = {
     "non_finite": LEARNING_CHECKS["non_finite"],
     **LEARNING_CHECKS,
 }
+
+
+WAITING_CHECKS = tuple(
+    kind for kind, made in CHECKS.items() if SampledObservation in getattr(made, "consumes", ())
+)
+"""Kinds that see something on sampled steps only."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -158,6 +158,13 @@ def _facts(run: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     for name in ("epoch", "effective_batch_size", "gradient_noise_scale", "batch_over_critical"):
         if run[name] is not None:
             yield words(name), number(run[name])
+    # A service of before this field leaves it out.
+    if run.get("sample_period"):
+        waiting = ", ".join(run.get("waiting_checks", ()))
+        yield (
+            "sampled",
+            f"every {run['sample_period']} steps" + (f"; waiting for samples: {waiting}" if waiting else ""),
+        )
 
 
 def _where(finding: Mapping[str, Any]) -> str:

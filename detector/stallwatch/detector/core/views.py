@@ -210,3 +210,7 @@ class RunView:
     """Rank-steps missing of which nobody knows where: an older version did not note it."""
     agent_share: float | None = None
     """Of the rank whose agent takes most."""
+    sample_period: int = 0
+    """Steps between sampled records, of the rank with the most; 0 when not known."""
+    waiting_checks: tuple[str, ...] = ()
+    """Kinds that see something on sampled steps only: it is found within some sample periods, the rest at once."""

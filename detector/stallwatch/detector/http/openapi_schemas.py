@@ -133,6 +133,14 @@ def _run() -> Schema:
             "gradient_noise_scale": NUMBER,
             "batch_over_critical": NUMBER,
             "findings": {**listed(ref("Finding")), "description": "Those that are firing."},
+            "sample_period": {
+                "type": "integer",
+                "description": "Steps between sampled records; 0 when not known.",
+            },
+            "waiting_checks": {
+                **listed(TEXT),
+                "description": "Kinds that see something on sampled steps only.",
+            },
         },
         optional={"group": TEXT, "rules": listed(ref("Rule"))},
     )

@@ -68,6 +68,8 @@ def run_json(view: RunView) -> dict[str, Any]:
         "gradient_noise_scale": view.gradient_noise_scale,
         "batch_over_critical": view.batch_over_critical,
         "findings": [finding_json(finding) for finding in view.findings],
+        "sample_period": view.sample_period,
+        "waiting_checks": list(view.waiting_checks),
         **({"group": view.group} if view.group else {}),
         **({"rules": [asdict(rule) for rule in view.rules]} if view.rules else {}),
     }
