@@ -96,7 +96,7 @@ SCENARIOS = (
         train=huge_batch,
         kind="batch_beyond_critical",
         options={"samples": 512},
-        steps=240,
+        steps=800,
         optimizer="adamw",
     ),
     Scenario(
