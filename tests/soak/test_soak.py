@@ -1,4 +1,4 @@
-"""Two minutes of `make soak` in `make test`; in `make suites` as many as STALLWATCH_SOAK_MINUTES says, 5 when it does not."""
+"""A minute of `make soak` in `make test`; in `make suites` as many as STALLWATCH_SOAK_MINUTES says, 5 when it does not."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from soak.run import soak
 
 # Read here: no setting of the outside reaches a test later.
 MINUTES = float(os.environ.get("STALLWATCH_SOAK_MINUTES", "5"))
-BRIEF_MINUTES = 2.0
-"""Enough for each fault once; what grows shows in more."""
+BRIEF_MINUTES = 1.0
+"""Enough for three kinds of fault and two kills of the service; what grows shows in more."""
 
 
 @pytest.mark.timeout(60 * BRIEF_MINUTES + 360)

@@ -44,6 +44,7 @@ def analyzers_under(node) -> int:
     return sum(line.startswith("ray::RunAnalyzer") for line in listed.splitlines())
 
 
+@pytest.mark.suite
 def test_a_node_that_is_lost_costs_nothing_and_a_head_ends_the_service(cluster, tmp_path):
     """The analyzers of the lost node are restored elsewhere from PostgreSQL, each step once."""
     pytest.importorskip("psycopg", reason="stallwatch[postgresql] is not installed")
