@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from support.lanes import mostly_in_suites
 from support.simulation import Job, analyze, kinds, one
 
 FROM = 110
@@ -154,7 +155,7 @@ def test_ranks_that_vary_are_not_called(fault, ranks):
 
 
 @pytest.mark.parametrize("ranks", [3, 4, 8])
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", mostly_in_suites(range(4)))
 def test_norms_that_vary_a_lot_are_not_called(ranks, seed):
     """A model that fits its data gets large gradients from few samples: norms differ by factors from step to step."""
     rng = np.random.default_rng(seed)
@@ -173,7 +174,7 @@ def test_single_spikes_of_any_rank_are_not_called():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("ranks", [3, 4, 8, 64])
+@pytest.mark.parametrize("ranks", mostly_in_suites([4, 64, 3, 8], 2))
 def test_healthy_jobs_have_no_outlier(ranks):
     """Jobs of 800 steps, noisy and less so."""
     for seed in range(2 if ranks == 64 else 6):

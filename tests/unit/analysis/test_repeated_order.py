@@ -51,7 +51,7 @@ def test_a_declared_epoch_is_known_after_two():
     assert one(analyze(job), "repeated_order").detected_step <= 81
 
 
-@pytest.mark.slow
+@pytest.mark.suite
 def test_long_epochs_are_found_in_bounded_memory():
     """An epoch of 2,500 steps, of which a part is remembered."""
     period = 2500

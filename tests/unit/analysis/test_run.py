@@ -273,7 +273,7 @@ def test_finished_runs_are_finished_and_nothing_is_left_behind():
     assert analysis.view().state == "finished"
 
 
-@pytest.mark.slow
+@pytest.mark.suite
 def test_memory_is_bounded_over_a_long_run():
     """A hundred thousand steps take hardly more than twenty thousand."""
     job = Job(ranks=2, steps=20_000, sample_period=0, batch_steps=1000, step_seconds=0.05)
