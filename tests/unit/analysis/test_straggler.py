@@ -102,6 +102,7 @@ def test_slow_data_is_found_in_a_sharded_job():
     assert finding.evidence["phase"] == "input"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ranks", [2, 3, 4, 8, 32])
 @pytest.mark.parametrize("jitter", [0.05, 0.2, 0.5])
 def test_noise_is_no_straggler(ranks, jitter):

@@ -203,6 +203,7 @@ def test_bouncing_from_step_to_step_is_an_oscillation() -> None:
     assert "from step to step" in found["oscillation"][0].reason
 
 
+@pytest.mark.slow
 def test_noise_is_no_oscillation() -> None:
     """White and red noise around a falling or a flat loss have no period."""
     for seed, correlation in ((0, 0.0), (1, 0.0), (2, 0.9), (3, 0.9)):
