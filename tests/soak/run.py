@@ -154,7 +154,10 @@ class Job:
             for process in psutil.Process(self.process.pid).children(recursive=True):
                 with suppress(psutil.Error):
                     if process.cmdline()[-2:-1] == [str(Path(__file__).with_name("job.py"))]:
-                        found.append((f"job rank {process.environ()['RANK']}", process))
+                        # One that is ending has no environment any more.
+                        rank = process.environ().get("RANK")
+                        if rank is not None:
+                            found.append((f"job rank {rank}", process))
         return found
 
     def end(self) -> int:
