@@ -57,14 +57,16 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log):
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Order the folders; within one the order stays random."""
     places = {f"{each}/": number for number, each in enumerate(LONGEST_FIRST)}
-    items.sort(key=lambda item: next(places[each] for each in places if item.nodeid.startswith(each)))
+    items.sort(
+        key=lambda item: next((places[each] for each in places if item.nodeid.startswith(each)), len(places))
+    )
 
 
 def pytest_terminal_summary(terminalreporter, exitstatus: int, config: pytest.Config) -> None:
     """Say how to repeat the order of a run that failed."""
     seed = getattr(config.option, "randomly_seed", None)
     if exitstatus == pytest.ExitCode.TESTS_FAILED and isinstance(seed, int):
-        terminalreporter.write_line(f"to repeat this order: pytest -p randomly --randomly-seed={seed}")
+        terminalreporter.write_line(f"to repeat this order: --randomly-seed={seed}")
 
 
 @pytest.fixture(autouse=True, scope="session")

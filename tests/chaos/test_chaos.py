@@ -13,6 +13,7 @@ REPRESENTATIVE = {
     "rank/ends-by-error",
     "detector/analyzer-killed",
 }
+assert set(FAULTS) >= REPRESENTATIVE
 
 
 @pytest.fixture(scope="module")

@@ -60,6 +60,8 @@ def _cases() -> list[object]:
         if case.scenario.lane is Lane.ALONE:
             marks.append(pytest.mark.alone)
         cases.append(pytest.param(case, marks=marks, id=case.run))
+    gone = REPRESENTATIVE - {(each.name, ranks) for each in known for ranks in each.ranks}
+    assert not gone, f"no such cases: {sorted(gone)}"
     return cases
 
 
