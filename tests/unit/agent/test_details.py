@@ -63,8 +63,11 @@ def test_short_steps_leave_the_gradient_where_it_was(server):
 
 
 def test_long_steps_turn_the_gradient_round(server):
-    """Past the valley, the next gradient points back."""
-    seen = directions(train(server, "long", nn.Linear(8, 1), lr=0.45))
+    """Past the valley, the next gradient points back.
+
+    From 300 random starts the alignment is at most -0.89 at this rate; at 0.45 it was above -0.5 from two of them.
+    """
+    seen = directions(train(server, "long", nn.Linear(8, 1), lr=0.55))
     assert all(each.update_alignment < -0.5 for each in seen[:2])
 
 
