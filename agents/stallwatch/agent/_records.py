@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from stallwatch.agent._probe.anchor import AnchorReadings
     from stallwatch.agent._probe.directions import DirectionReadings
-    from stallwatch.agent._probe.sampled import SampledReadings
+    from stallwatch.agent._probe.readings import SampledReadings
 
 NAN = math.nan
 

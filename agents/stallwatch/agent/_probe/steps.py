@@ -25,8 +25,9 @@ from stallwatch.agent._probe.phases import (
     SYNC,
     PhaseTimes,
 )
+from stallwatch.agent._probe.readings import SampledReadings
 from stallwatch.agent._probe.sample_cost import SampleCost
-from stallwatch.agent._probe.sampled import SampledPass, SampledReadings
+from stallwatch.agent._probe.sampled import SampledPass
 from stallwatch.agent._probe.saturation import SaturationProbe
 from stallwatch.agent._probe.structure import Structure, followed, unheld, unreduced
 from stallwatch.agent._records import NAN, Losses, StepRecord
