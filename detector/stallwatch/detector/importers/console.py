@@ -8,14 +8,11 @@ and which lines are about held-out data. The loss, the rate and the metrics are 
 from __future__ import annotations
 
 import codecs
-import re
-from array import array
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import chain, pairwise, repeat
+from itertools import pairwise
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 import numpy as np
 
@@ -24,451 +21,30 @@ from stallwatch.detector.importers import lines
 from stallwatch.detector.importers.axis import Axis
 from stallwatch.detector.importers.cells import Column
 from stallwatch.detector.importers.columns import Selection
+from stallwatch.detector.importers.counting import (
+    MOST_RANKS,
+    Counter,
+    counted_through,
+    epoch_counter,
+    filled,
+    global_counter,
+    is_running_mean,
+    labels_are_ranks,
+    new_runs,
+    plain_counter,
+    with_record,
+)
 from stallwatch.detector.importers.errors import LogError, NotALogError
-from stallwatch.detector.importers.lines import Plan
+from stallwatch.detector.importers.kinds import RANK, TOTAL, Collector, Kind, is_counter
 from stallwatch.detector.importers.log import Flags, Floats, Integers, TrainingLog
 from stallwatch.detector.importers.source import Progress, opened, run_name
 from stallwatch.detector.importers.table import Table, to_log
 
 NAME = "console text"
 
-_MOST_PLANS = 4096
-_MOST_KINDS = 512
-_MOST_KEYS = 400
-# So many different lines are looked at in full, for what to say when no loss is found.
-_LEARNING_LINES = 2000
 _CHUNK_BYTES = 1 << 18
-# Numbers of so many lines of one kind are converted at a time.
-_WAITING = 2048
-_WORTH_COMPILING = 6
 _SHOWN_KINDS = 6
-_SHOWN_CHARACTERS = 160
-_BREAKS = re.compile(r"\r|\x08+|\x0b|\x0c")
-_HEADER = re.compile(r"loss|epoch|step|iter|acc|val|metric|nll|err|map|bleu|wer|cer|ppl", re.IGNORECASE)
-_TOTAL = "\0total"
-_RANK = "\0rank"
-_NAN = float("nan")
-# A counter moves if it takes at least this share of the different values that there could be.
-_MOVING_SHARE = 0.8
-# Ranks' lines come interleaved; more ranks than this print no log in common.
-_MOST_RANKS = 4096
-
-
-@dataclass(slots=True)
-class Kind:
-    """Lines that have the same keys and are about the same data."""
-
-    split: str
-    context: str
-    names: tuple[str, ...]
-    rows: array[int] = field(default_factory=lambda: array("q"))
-    data: array[float] = field(default_factory=lambda: array("d"))
-    times: array[float] = field(default_factory=lambda: array("d"))
-    redrawn: array[int] = field(default_factory=lambda: array("b"))
-    """Whether something else was drawn over the line."""
-    example: str = ""
-    counters_only: bool = False
-    labelled: bool = False
-    """Whether the line begins with a number and a colon: a step, or the task that printed it."""
-    all_keys: frozenset[str] = frozenset()
-    """Also those that are not kept."""
-
-    def column(self, name: str) -> Floats:
-        """Values of one of the names, one a row."""
-        width = len(self.names)
-        return np.frombuffer(self.data, dtype=np.float64).reshape(-1, width)[:, self.names.index(name)]
-
-    def only(self, mask: Flags | Integers | slice) -> Kind:
-        """Some of its lines."""
-        data = np.frombuffer(self.data, dtype=np.float64).reshape(-1, len(self.names))
-        return replace(
-            self,
-            rows=_packed("q", self.places[mask]),
-            data=_packed("d", data[mask].reshape(-1)),
-            times=_packed("d", np.frombuffer(self.times, dtype=np.float64)[mask]),
-            redrawn=_packed("b", np.frombuffer(self.redrawn, dtype=np.int8)[mask]),
-        )
-
-    def sort(self) -> None:
-        """Put rows that came from several plans into the order of the file."""
-        places = self.places
-        if places.size > 1 and np.any(np.diff(places) < 0):
-            order = np.argsort(places, kind="stable")
-            sorted_one = self.only(order)
-            self.rows, self.data, self.times, self.redrawn = (
-                sorted_one.rows,
-                sorted_one.data,
-                sorted_one.times,
-                sorted_one.redrawn,
-            )
-
-    @property
-    def places(self) -> Integers:
-        """Number of the line of each row."""
-        return np.frombuffer(self.rows, dtype=np.int64)
-
-    @property
-    def keys(self) -> frozenset[str]:
-        """The names that are no counters."""
-        return frozenset(name for name in self.names if not _is_counter(name))
-
-
-@dataclass(slots=True)
-class _Known:
-    """A plan with where its numbers go."""
-
-    plan: Plan
-    kind: Kind | None
-    scales: list[float] | None = None
-    clock: int = -1
-    """Which of the picks is the timestamp."""
-    following: _Known | None = None
-    """What came after such a line the last time."""
-    match: Callable[[str], re.Match[str] | None] | None = None
-    """Takes a whole line as it is, where nothing but the numbers differs."""
-    rank: tuple[str, ...] = ()
-    seen: int = 0
-    waiting_rows: list[int] = field(default_factory=list)
-    waiting: list[tuple[str, ...]] = field(default_factory=list)
-
-    def seen_again(self, numbers: Sequence[str]) -> None:
-        """Make the expression for lines of this kind, once there are enough of them to be worth it."""
-        self.seen += 1
-        if self.seen != _WORTH_COMPILING or self.kind is None:
-            return
-        self.plan.compile(numbers)
-        if self.scales is None and not self.kind.counters_only and self.plan.fast is not None:
-            self.match = self.plan.fast.fullmatch
-            self.rank = (str(self.plan.rank),) if self.plan.rank >= 0 and self.plan.rank_place < 0 else ()
-
-    def drain(self) -> None:
-        """Hand the numbers that wait over to the kind."""
-        if not self.waiting or self.kind is None:
-            return
-        rows, waiting = self.waiting_rows, self.waiting
-        self.waiting_rows, self.waiting = [], []
-        clock, width = self.clock, len(self.kind.names) + (self.clock >= 0)
-        flat = list(chain.from_iterable(waiting))
-        times: Iterable[float] = repeat(_NAN, len(rows))
-        if clock >= 0:
-            times = lines.moments(flat[clock::width])
-            del flat[clock::width]
-        try:
-            values = list(map(float, flat))
-        except ValueError:
-            values = [lines.number_or_nan(number) for number in flat]
-        self.kind.rows.extend(rows)
-        self.kind.times.extend(times)
-        self.kind.redrawn.frombytes(bytes(len(rows)))
-        self.kind.data.extend(values)
-
-
-def _is_counter(name: str) -> bool:
-    return (
-        name.startswith(("#", "\0")) or name.endswith(_TOTAL) or lines.is_step(name) or lines.is_epoch(name)
-    )
-
-
-class Collector:
-    """Takes the lines of a file, in any number of pieces, and keeps the numbers that may play a role."""
-
-    def __init__(self, selection: Selection | None = None) -> None:
-        self.selection = selection or Selection()
-        self._told = {value for _, value in self.selection.named}
-        self._told_plain = {by_name.plain(value) for value in self._told}
-        self.kinds: dict[tuple[object, ...], Kind] = {}
-        self.keys: dict[str, str] = {}
-        """Every key that was seen among the first lines, with an example."""
-        self.lines = 0
-        self.cut_off = 0
-        self._row = 0
-        self._known: dict[tuple[object, ...], _Known] = {}
-        self._last: _Known | None = None
-        self._recent: deque[tuple[str, str]] = deque(maxlen=4)
-        self._header: tuple[str, str] = ("", "")
-        self._stored: Kind | None = None
-        self._examined = 0
-        self._redrawn = False
-
-    def feed(self, text_lines: Iterable[str]) -> None:
-        """Lines in order, each with or without its line end."""
-        last, row, count, fast = self._last, self._row, 0, False
-        for line in text_lines:
-            count += 1
-            known = last.following if last is not None else None
-            if known is not None and known.match is not None and len(line) <= lines.MOST_CHARACTERS:
-                match = known.match(line)
-                if match is not None:
-                    row += 1
-                    known.waiting_rows.append(row)
-                    known.waiting.append(match.groups() + known.rank)
-                    if len(known.waiting) >= _WAITING:
-                        known.drain()
-                    last, fast = known, True
-                    continue
-            if fast:
-                self._stored, fast = None, False
-            self._last, self._row = last, row
-            if "\r" in line or "\x08" in line or "\x0c" in line or "\x0b" in line:
-                self._parts(line)
-            else:
-                self._one(line)
-            last, row = self._last, self._row
-        self._last, self._row = last, row
-        self.lines += count
-
-    def finish(self, *, more_to_come: bool = False) -> list[Kind]:
-        """The kinds of lines that hold something, each with its rows in order; copies where more lines are to come."""
-        for known in self._known.values():
-            known.drain()
-        kinds = [kind for kind in self.kinds.values() if kind.rows]
-        if more_to_come:
-            kinds = [kind.only(slice(None)) for kind in kinds]
-        for kind in kinds:
-            kind.sort()
-        return kinds
-
-    def _parts(self, line: str) -> None:
-        """What is drawn over one another in one line."""
-        parts = [part for part in _BREAKS.split(line) if part and not part.isspace()]
-        for part in parts[:-1]:
-            self._redrawn = True
-            self._one(part)
-        self._redrawn = False
-        if parts:
-            self._one(parts[-1])
-
-    def _one(self, raw: str) -> None:
-        self._row += 1
-        text = lines.cleaned(raw)
-        last = self._last
-        known = last.following if last is not None else None
-        if known is not None and known.plan.fast is not None:
-            match = known.plan.fast.fullmatch(text)
-            if match is not None:
-                self._last = known
-                self._store(known, match.groups())
-                return
-        if len(raw) > lines.MOST_CHARACTERS:
-            self.cut_off += 1
-        if not lines.has_number(text):
-            if text and _HEADER.search(text) is not None:
-                self._recent.append((text, raw))
-                # A row of numbers below another header has other names.
-                self._last = None
-            return
-        if "%|" in raw and (title := lines.before_bar(raw)) and _HEADER.search(title) is not None:
-            self._recent.append((" ".join(title.split()), title))
-            self._last = last = None
-        parts = lines.cut(text)
-        numbers = parts[1::2]
-        if not numbers:
-            return
-        known = self._lookup(tuple(parts[::2]), numbers, text, raw)
-        if known is None:
-            return
-        if last is not None:
-            last.following = known
-        self._last = known
-        if known.kind is not None:
-            self._store(known, [numbers[place] for place in known.plan.picks])
-
-    def _lookup(self, texts: tuple[str, ...], numbers: list[str], text: str, raw: str) -> _Known | None:
-        found = self._known.get(texts)
-        if found is not None and not found.plan.bare:
-            found.seen_again(numbers)
-            return found
-        if found is not None or self._may_be_bare(texts):
-            header = self._recent[-1][0] if self._recent else ""
-            found = self._known.get((header, texts))
-            if found is not None:
-                found.seen_again(numbers)
-                return found
-        if self._examined > _LEARNING_LINES and not self._promises(text):
-            return None
-        self._examined += 1
-        plan = lines.planned(texts, numbers)
-        known = self._adopted(plan, numbers, text, raw)
-        if len(self._known) >= _MOST_PLANS:
-            for each in self._known.values():
-                each.drain()
-            self._known.clear()
-            self._last = None
-        self._known[texts] = known
-        if plan.bare:
-            self._known[self._recent[-1][0] if self._recent else "", texts] = known
-        return known
-
-    @staticmethod
-    def _may_be_bare(texts: tuple[str, ...]) -> bool:
-        return len(texts) >= 3 and not any(any(c.isalpha() for c in text) for text in texts[1:3])
-
-    def _promises(self, text: str) -> bool:
-        """Whether a line is worth a closer look although thousands of other ones were seen."""
-        if _HEADER.search(text) is not None or (self._header[0] and len(text) < 500):
-            return True
-        return any(word in text for word in self._told)
-
-    def _adopted(self, plan: Plan, numbers: Sequence[str], text: str, raw: str) -> _Known:
-        """Decide which of the numbers are kept, and under which names."""
-        if plan.bare and not self._name_cells(plan, text, raw):
-            names: list[tuple[str, int, float]] = []
-        else:
-            names = self._kept(plan, numbers)
-        if plan.rank >= 0 or plan.rank_place >= 0:
-            names.append((_RANK, plan.rank_place, 1.0))
-        if not any(not name.startswith("\0") for name, _, _ in names):
-            return _Known(plan, None)
-        names.sort(key=lambda each: each[1] if each[1] >= 0 else 1 << 30)
-        labels = tuple(name for name, _, _ in names)
-        key = (plan.split.lower(), labels, self._context(plan))
-        kind = self.kinds.get(key)
-        if kind is None:
-            if len(self.kinds) >= _MOST_KINDS:
-                return _Known(plan, None)
-            kind = self.kinds[key] = Kind(plan.split, plan.context, labels, example=text[:200])
-            kind.counters_only = all(_is_counter(name) for name in labels)
-            kind.labelled = plan.texts[0] == "" and plan.texts[1][:1] == ":" and "#1" in labels
-            kind.all_keys = frozenset(one.key for one in plan.fields)
-        plan.picks = sorted(
-            {place for _, place, _ in names if place >= 0} | ({plan.clock} if plan.clock >= 0 else set())
-        )
-        scales = [scale for _, _, scale in names]
-        clock = plan.picks.index(plan.clock) if plan.clock >= 0 else -1
-        return _Known(plan, kind, scales if any(scale != 1.0 for scale in scales) else None, clock)
-
-    @staticmethod
-    def _context(plan: Plan) -> str:
-        return " ".join(
-            word
-            for word in plan.context.split()
-            if not any(c.isdigit() for c in word)
-            and any(c.isalpha() for c in word)
-            and not lines.is_wanted(word)
-        )
-
-    def _kept(self, plan: Plan, numbers: Sequence[str]) -> list[tuple[str, int, float]]:
-        """Name, place and scale of each number that is kept."""
-        kept: list[tuple[str, int, float]] = []
-        seen: set[str] = set()
-        unnamed = 0
-        for one in plan.fields:
-            name, place = one.key, one.place
-            if not name:
-                leading = not any(not n.startswith("#") for n in seen)
-                if (one.total < 0 and (not leading or one.unit)) or unnamed >= 3:
-                    continue
-                unnamed += 1
-                name = f"#{unnamed}"
-            elif self._examined <= _LEARNING_LINES and name not in self.keys and len(self.keys) < _MOST_KEYS:
-                self.keys[name] = numbers[place]
-            if name in seen:
-                continue
-            told = name in self._told or by_name.plain(name) in self._told_plain
-            if not (one.key == "" or told or lines.is_wanted(name)):
-                continue
-            seen.add(name)
-            counter = _is_counter(name)
-            if plan.split and one.mean >= 0 and not counter:
-                place = one.mean
-            kept.append((name, place, _scale(one.unit) if counter else 1.0))
-            if one.total >= 0 and counter:
-                kept.append((name + _TOTAL, one.total, 1.0))
-        # Counters without any name say nothing by themselves unless a total stands behind them.
-        named = [name for name, _, _ in kept if not name.startswith("#")]
-        totals = any(name.endswith(_TOTAL) for name, _, _ in kept)
-        return kept if named or totals else []
-
-    def _name_cells(self, plan: Plan, text: str, raw: str) -> bool:
-        """Give the numbers of a bare row the names in the header above it."""
-        raw = lines.plain_raw(raw)
-        candidates = [*reversed(self._recent), self._header]
-        for header, header_raw in candidates:
-            if not header:
-                continue
-            names = _match_cells(header, lines.plain_raw(header_raw), text, raw)
-            if names is None:
-                continue
-            self._header = (header, header_raw)
-            by_place = {one.place: one for one in plan.fields}
-            kept = []
-            for place, name in names.items():
-                if place in by_place:
-                    by_place[place].key = name
-                    kept.append(by_place[place])
-            rest = [
-                one
-                for one in plan.fields
-                if one.total >= 0 and one.place not in names and one.place > max(names)
-            ]
-            plan.fields = [*kept, *rest]
-            plan.bare = True
-            return True
-        # A bar alone, or two counters: `3/10 [00:12<01:00]`.
-        return any(one.total >= 0 for one in plan.fields)
-
-    def _store(self, known: _Known, numbers: Sequence[str]) -> None:
-        kind = known.kind
-        if kind is None:
-            return
-        time, clock = _NAN, known.clock
-        if clock >= 0:
-            time = lines.moment(numbers[clock])
-            numbers = numbers[1:] if clock == 0 else [*numbers[:clock], *numbers[clock + 1 :]]
-        try:
-            values = list(map(float, numbers))
-        except ValueError:
-            try:
-                values = [lines.number(number) for number in numbers]
-            except ValueError:
-                return
-        if known.plan.rank >= 0 and len(values) < len(kind.names):
-            values.append(float(known.plan.rank))
-        if len(values) != len(kind.names):
-            return
-        if known.scales is not None:
-            values = [value * scale for value, scale in zip(values, known.scales, strict=True)]
-        if kind.counters_only and self._stored is kind:
-            # Of a bar that is drawn again and again only where it stood last matters.
-            width = len(kind.names)
-            del kind.data[-width:]
-            kind.rows.pop()
-            kind.times.pop()
-            kind.redrawn.pop()
-        self._stored = kind
-        kind.rows.append(self._row)
-        kind.times.append(time)
-        kind.redrawn.append(self._redrawn)
-        kind.data.extend(values)
-
-
-def _scale(unit: str) -> float:
-    return {"k": 1e3, "m": 1e6}.get(unit, 1.0)
-
-
-def _match_cells(header: str, header_raw: str, text: str, raw: str) -> dict[int, str] | None:
-    """The place of the number in each cell by the name above it; None where the two do not fit."""
-    headers = dict(lines.cells(header, header_raw))
-    for delimiter, cells in lines.cells(text, raw):
-        names = headers.get(delimiter)
-        if names is None or len(names) < 2 or not any(lines.is_wanted(name) for name in names):
-            continue
-        over = len(cells) - len(names)
-        if over == 1 and delimiter in {" ", "  "} and header_raw[:1] in {" ", "\t"} and cells[0].isdigit():
-            # The index that a data frame prints in front has no name.
-            names, over = ["", *names], 0
-        if over and not (over > 0 and delimiter == " " and cells[len(names)][:1] in "|[-0123456789"):
-            continue
-        found: dict[int, str] = {}
-        place = 0
-        for name, cell in zip(names, cells, strict=False):
-            count = len(lines.NUMBER.findall(cell))
-            if count and name and any(char.isalpha() for char in name):
-                found[place] = name
-            place += count
-        if len(found) >= 2 and any(lines.is_wanted(name) for name in found.values()):
-            return found
-    return None
+SHOWN_CHARACTERS = 160
 
 
 @dataclass(slots=True)
@@ -484,22 +60,6 @@ class Family:
         return sum(len(kind.rows) for kind in self.kinds)
 
 
-@dataclass(slots=True)
-class _Counter:
-    """A number that counts, at certain rows; NaN where it is not there."""
-
-    name: str
-    value: Floats
-    total: float = float("nan")
-    carried: bool = False
-    """Whether it stands in other lines before."""
-
-    @property
-    def known(self) -> Floats:
-        """The values that are there."""
-        return self.value[np.isfinite(self.value)]
-
-
 def _families(kinds: Sequence[Kind]) -> list[Family]:
     contexts: dict[tuple[bool, frozenset[str]], set[str]] = {}
     for kind in kinds:
@@ -512,7 +72,7 @@ def _families(kinds: Sequence[Kind]) -> list[Family]:
             continue
         context = (
             "*" if (bool(kind.split), kind.keys) in changing else _plain_context(kind),
-            frozenset(name for name in kind.names if _is_counter(name) and "\0" not in name),
+            frozenset(name for name in kind.names if is_counter(name) and "\0" not in name),
         )
         for known, family, keys in families:
             if family.evaluates == bool(kind.split) and known == context and keys & kind.keys:
@@ -535,7 +95,7 @@ def _plain_context(kind: Kind) -> str:
 
 def _column_name(kind: Kind, name: str) -> str:
     """The name with the word for held-out data before it, where only the line says so."""
-    if not kind.split or by_name.is_evaluation(name) or by_name.is_training(name) or _is_counter(name):
+    if not kind.split or by_name.is_evaluation(name) or by_name.is_training(name) or is_counter(name):
         return name
     if by_name.is_loss(name) or by_name.is_metric(name) or by_name.is_known_loss(name):
         return f"{kind.split}/{name}"
@@ -578,7 +138,7 @@ def _series(families: Sequence[Family]) -> dict[str, _Series]:
     for family in sorted(families, key=lambda each: -each.rows):
         pieces: dict[str, list[tuple[Integers, Floats]]] = {}
         for kind in family.kinds:
-            for name in (each for each in kind.names if not _is_counter(each)):
+            for name in (each for each in kind.names if not is_counter(each)):
                 pieces.setdefault(_column_name(kind, name), []).append((kind.places, kind.column(name)))
         for name, parts in pieces.items():
             rows, values = _in_order(parts)
@@ -748,18 +308,18 @@ def _one_rank(kinds: list[Kind], notes: list[str]) -> list[Kind]:
     """Of ranks that all print their records, the first."""
     ranks: set[float] = set()
     for kind in kinds:
-        if _RANK not in kind.names and _labels_are_ranks(kind):
-            kind.names = tuple(_RANK if name == "#1" else name for name in kind.names)
+        if RANK not in kind.names and labels_are_ranks(kind):
+            kind.names = tuple(RANK if name == "#1" else name for name in kind.names)
     for kind in kinds:
-        if _RANK in kind.names and kind.keys:
-            ranks.update(np.unique(kind.column(_RANK)).tolist())
-    if len(ranks) < 2 or len(ranks) > _MOST_RANKS:
+        if RANK in kind.names and kind.keys:
+            ranks.update(np.unique(kind.column(RANK)).tolist())
+    if len(ranks) < 2 or len(ranks) > MOST_RANKS:
         return kinds
     chosen = min(ranks)
     kept = []
     for kind in kinds:
-        if _RANK in kind.names:
-            mask: Flags = kind.column(_RANK) == chosen
+        if RANK in kind.names:
+            mask: Flags = kind.column(RANK) == chosen
             if not mask.any():
                 continue
             kept.append(kind.only(mask))
@@ -767,12 +327,6 @@ def _one_rank(kinds: list[Kind], notes: list[str]) -> list[Kind]:
         kept.append(kind)
     notes.append(f"{len(ranks)} ranks print their own lines: those of rank {chosen:.0f} are read.")
     return kept
-
-
-def _packed(code: str, values: Any) -> array:  # type: ignore[type-arg]  # one of two kinds
-    packed = array(code)
-    packed.frombytes(np.ascontiguousarray(values).tobytes())
-    return packed
 
 
 def _no_loss(collector: Collector, file: str) -> NotALogError:
@@ -808,7 +362,7 @@ class _Learner:
         slow = [c for c in counters if lines.is_epoch(c.name)] or [
             c for c in counters if lines.is_step(c.name)
         ]
-        begins = sorted({at for counter in slow[:4] for at in _new_runs(counter, values)})
+        begins = sorted({at for counter in slow[:4] for at in new_runs(counter, values)})
         if not begins:
             return [self.kinds]
         bounds = [0, *(self._first_line(int(rows[at - 1]), int(rows[at]), slow) for at in begins), 1 << 62]
@@ -821,7 +375,7 @@ class _Learner:
             for start, stop in pairwise(bounds)
         ]
 
-    def _first_line(self, before: int, at: int, slow: Sequence[_Counter]) -> int:
+    def _first_line(self, before: int, at: int, slow: Sequence[Counter]) -> int:
         """The line at which a run begins: that of its first record, or of the header above it."""
         names = {counter.name for counter in slow if counter.carried}
         found = at
@@ -863,7 +417,7 @@ class _Learner:
         if not (
             (more and (few or other_form))
             or (redrawn[inside].mean() > 0.9 and few)
-            or _is_running_mean(place, main.values, expected=more)
+            or is_running_mean(place, main.values, expected=more)
         ):
             return main.rows, main.values
         # The epoch that is under way has no end yet: its newest mean is left out as well.
@@ -883,8 +437,8 @@ class _Learner:
             at = np.searchsorted(kind.places, rows[here])
             redrawn[here] = np.frombuffer(kind.redrawn, dtype=np.int8)[at] != 0
             for name in kind.names:
-                if name.endswith(_TOTAL) and not lines.is_epoch(name.removesuffix(_TOTAL)):
-                    place[here] = kind.column(name.removesuffix(_TOTAL))[at]
+                if name.endswith(TOTAL) and not lines.is_epoch(name.removesuffix(TOTAL)):
+                    place[here] = kind.column(name.removesuffix(TOTAL))[at]
                     total[here] = kind.column(name)[at]
         if not np.isfinite(place).all():
             return place, None, redrawn
@@ -915,24 +469,24 @@ class _Learner:
             own = [c for c in own if by_name.plain(c.name) == by_name.plain(told)] or own
         if self.collector.selection.epoch is None or told is not None:
             for counters in (own, carried):
-                found = _global_counter(counters, [*own, *carried])
+                found = global_counter(counters, [*own, *carried])
                 if found is not None:
-                    return rows, values, "step", found.name, _filled(found.value)
-                inner = _inner(counters, [*own, *carried], self.notes)
+                    return rows, values, "step", found.name, filled(found.value)
+                inner = counted_through(counters, [*own, *carried], self.notes)
                 if inner is not None:
                     label, position = inner
                     return rows, values, "step", label, position
             for counters in (own, carried):
-                epochs = _epoch(counters)
+                epochs = epoch_counter(counters)
                 if epochs is not None:
-                    return rows, values, "epoch", epochs.name, _filled(epochs.value)
+                    return rows, values, "epoch", epochs.name, filled(epochs.value)
         else:
-            epochs = _epoch([*own, *carried])
+            epochs = epoch_counter([*own, *carried])
             if epochs is not None:
-                return rows, values, "epoch", epochs.name, _filled(epochs.value)
-        plain = _plain_counter([*own])
+                return rows, values, "epoch", epochs.name, filled(epochs.value)
+        plain = plain_counter([*own])
         if plain is not None:
-            return rows, values, "step", plain.name, _filled(plain.value)
+            return rows, values, "step", plain.name, filled(plain.value)
         self.notes.append("No number counts steps or epochs: records are counted, from 0.")
         return rows, values, "step", None, np.arange(rows.size, dtype=np.float64)
 
@@ -955,35 +509,35 @@ class _Learner:
         )
         return rows[new], values[new], position[new]
 
-    def _own(self, main: _Series, rows: Integers) -> list[_Counter]:
+    def _own(self, main: _Series, rows: Integers) -> list[Counter]:
         """Counters in the lines of the series."""
-        found: dict[str, _Counter] = {}
+        found: dict[str, Counter] = {}
         for kind in main.family.kinds:
             here = _among(rows, kind.places)
             if not here.any():
                 continue
             place = np.searchsorted(kind.places, rows[here])
             for name in kind.names:
-                if not _is_counter(name) or name.startswith("\0") or name.endswith(_TOTAL):
+                if not is_counter(name) or name.startswith("\0") or name.endswith(TOTAL):
                     continue
-                counter = found.setdefault(name, _Counter(name, np.full(rows.size, np.nan)))
+                counter = found.setdefault(name, Counter(name, np.full(rows.size, np.nan)))
                 counter.value[here] = kind.column(name)[place]
-                if name + _TOTAL in kind.names:
-                    counter.total = float(np.median(kind.column(name + _TOTAL)))
+                if name + TOTAL in kind.names:
+                    counter.total = float(np.median(kind.column(name + TOTAL)))
         return [c for c in found.values() if np.isfinite(c.value).mean() >= 0.9]
 
-    def _carried(self, main: _Series, rows: Integers) -> list[_Counter]:
+    def _carried(self, main: _Series, rows: Integers) -> list[Counter]:
         """Counters in lines before those of the series, by name and total."""
         parts: dict[tuple[str, float], list[tuple[Integers, Floats]]] = {}
         for kind in self.kinds:
             if kind.split or kind in main.family.kinds:
                 continue
             for name in kind.names:
-                if not _is_counter(name) or name.startswith("\0") or name.endswith(_TOTAL):
+                if not is_counter(name) or name.startswith("\0") or name.endswith(TOTAL):
                     continue
                 value = kind.column(name)
-                if name + _TOTAL in kind.names:
-                    totals = kind.column(name + _TOTAL)
+                if name + TOTAL in kind.names:
+                    totals = kind.column(name + TOTAL)
                     for total in np.unique(totals)[:16].tolist():
                         at = totals == total
                         parts.setdefault((name, total), []).append((kind.places[at], value[at]))
@@ -995,7 +549,7 @@ class _Learner:
             place = np.searchsorted(at, rows, side="right") - 1
             dense = np.where(place >= 0, value[np.maximum(place, 0)], np.nan)
             if np.isfinite(dense).mean() >= 0.8:
-                found.append(_Counter(name, dense, total if total > 0 else float("nan"), carried=True))
+                found.append(Counter(name, dense, total if total > 0 else float("nan"), carried=True))
         return found
 
     def _table(
@@ -1026,7 +580,7 @@ class _Learner:
                 columns[one.name] = (at[last], one.values[last])
         for n, (at, value) in columns.items():
             if n != judged and not any(n == one.name for one in evaluations):
-                columns[n] = (_with_record(at, rows), value)
+                columns[n] = (with_record(at, rows), value)
         self._times(columns, rows)
         every = np.unique(np.concatenate([r for r, _ in columns.values()]))
         place = np.maximum(np.searchsorted(rows, every, side="right") - 1, 0)
@@ -1054,7 +608,7 @@ class _Learner:
             names = ", ".join(name for name in kind.names if "\0" not in name and not name.startswith("#"))
             about = f", about '{kind.split}'" if kind.split else ""
             said.append(
-                f"{len(kind.rows):,} lines with {names or 'a counter'}{about}: {kind.example[:_SHOWN_CHARACTERS]}"
+                f"{len(kind.rows):,} lines with {names or 'a counter'}{about}: {kind.example[:SHOWN_CHARACTERS]}"
             )
         used = sum(len(kind.rows) for kind in found)
         said.append(f"{max(self.collector.lines - used, 0):,} of {self.collector.lines:,} lines were left.")
@@ -1072,9 +626,9 @@ class _Learner:
             for kind in family.kinds:
                 for counter in kind.names:
                     if (
-                        _is_counter(counter)
+                        is_counter(counter)
                         and not counter.startswith(("#", "\0"))
-                        and not counter.endswith(_TOTAL)
+                        and not counter.endswith(TOTAL)
                     ):
                         value = kind.column(counter)
                         if np.all(np.diff(value) >= 0) and value[-1] > value[0]:
@@ -1138,7 +692,7 @@ class _Learner:
         for family in {id(one.family): one.family for one in evaluations}.values():
             for kind in family.kinds:
                 for name in kind.names:
-                    if name.startswith(("#", "\0")) or name.endswith(_TOTAL) or not wanted(name):
+                    if name.startswith(("#", "\0")) or name.endswith(TOTAL) or not wanted(name):
                         continue
                     apart = ~_among(kind.places, rows)
                     at, value = kind.places[apart], kind.column(name)[apart]
@@ -1167,232 +721,3 @@ def _apart(one: _Series, rows: Integers) -> bool:
     return (
         by_name.is_metric(one.name) and not by_name.is_training(one.name) and not _among(one.rows, rows).any()
     )
-
-
-def _moves(value: Floats) -> bool:
-    known = value[np.isfinite(value)]
-    return known.size == 1 or (known.size > 1 and bool(np.any(known != known[0])))
-
-
-def _filled(value: Floats) -> Floats:
-    """Where a counter is missing it stands where it last stood."""
-    known = np.flatnonzero(np.isfinite(value))
-    if not known.size:
-        return np.zeros(value.size)
-    place = np.maximum(np.searchsorted(known, np.arange(value.size), side="right") - 1, 0)
-    return value[known[place]]
-
-
-def _falls(value: Floats) -> int:
-    return int(np.sum(np.diff(value[np.isfinite(value)]) < 0))
-
-
-def _distinct(counter: _Counter) -> float:
-    known = counter.known
-    # A counter that never falls needs no sorting.
-    moves = np.diff(known)
-    if moves.size and moves.min() >= 0:
-        return (int(np.count_nonzero(moves)) + 1) / known.size
-    return np.unique(known).size / max(known.size, 1)
-
-
-def _whole_numbers(value: Floats) -> bool:
-    known = value[np.isfinite(value)]
-    return bool(np.all(known == np.floor(known)))
-
-
-def _global_counter(counters: Sequence[_Counter], every: Sequence[_Counter]) -> _Counter | None:
-    """A number that counts up through the whole file; a few steps back are restarts."""
-    found = []
-    for counter in counters:
-        if lines.is_epoch(counter.name) or not _whole_numbers(counter.value) or not _moves(counter.value):
-            continue
-        if counter.name.startswith("#") and not np.isfinite(counter.total):
-            continue
-        falls = _falls(counter.value)
-        if falls and _starts_again(counter, every):
-            continue
-        least = _MOVING_SHARE if counter.carried else 0.3 if counter.name.startswith("#") else 1 / _MOST_RANKS
-        if _distinct(counter) < least and counter.known.size > 2:
-            continue
-        found.append(((falls > 0, counter.name.startswith("#"), -_distinct(counter)), counter))
-    return min(found, key=lambda each: each[0])[1] if found else None
-
-
-def _starts_again(counter: _Counter, counters: Sequence[_Counter]) -> bool:
-    """Whether it starts again in each epoch, rather than where a job was resumed."""
-    value = _filled(counter.value)
-    falls = np.flatnonzero(np.diff(value) < 0) + 1
-    for other in counters:
-        if other is not counter and _slow(other) and not _falls(other.value):
-            outer = _filled(other.value)
-            if np.mean(outer[falls] > outer[falls - 1]) >= 0.8:
-                return True
-    low, high = value.min(), value.max()
-    near_start = float(np.mean(value[falls] <= low + 0.25 * (high - low)))
-    at_end = float(np.mean(value[falls - 1] >= high - 0.25 * (high - low)))
-    return falls.size >= 2 and near_start >= 0.8 and at_end >= 0.8
-
-
-def _slow(counter: _Counter) -> bool:
-    return lines.is_epoch(counter.name) or counter.name.startswith("#") or lines.is_step(counter.name)
-
-
-def _inner(
-    counters: Sequence[_Counter], every: Sequence[_Counter], notes: list[str]
-) -> tuple[str, Floats] | None:
-    """A counter within each epoch, counted through: epoch x total + counter."""
-    for counter in counters:
-        if lines.is_epoch(counter.name) or not _moves(counter.value) or not _whole_numbers(counter.value):
-            continue
-        if counter.name.startswith("#") and not np.isfinite(counter.total) and len(every) < 2:
-            continue
-        value = _filled(counter.value)
-        falls = np.flatnonzero(np.diff(value) < 0) + 1
-        if counter.carried and np.mean(np.diff(value) != 0) < _MOVING_SHARE:
-            continue
-        outer = next(
-            (o for o in every if o is not counter and lines.is_epoch(o.name) and _turns(o, falls)), None
-        )
-        outer = outer or next((o for o in every if o is not counter and _slow(o) and _turns(o, falls)), None)
-        if outer is None and not (falls.size and _starts_again(counter, counters)):
-            continue
-        step = np.diff(value)
-        pace = float(np.median(step[step > 0])) if np.any(step > 0) else 1.0
-        length = (
-            counter.total
-            if np.isfinite(counter.total)
-            else value.max() + (pace if value.min() < pace else 0.0)
-        )
-        if outer is not None:
-            epoch = _filled(outer.value)
-            base = 0.0 if epoch.min() < 1 else 1.0
-            label = _label(counter)
-            notes.append(
-                f"Steps are ({_label(outer)} - {base:.0f}) x {length:,.0f} + {label}."
-                if base
-                else f"Steps are {_label(outer)} x {length:,.0f} + {label}."
-            )
-            return label, (np.floor(epoch) - base) * length + value
-        number = np.zeros(value.size)
-        number[falls] = 1
-        notes.append(
-            f"{_label(counter)} starts again {falls.size} times: steps are counted through, {length:,.0f} each time."
-        )
-        return _label(counter), np.cumsum(number) * length + value
-    return None
-
-
-def _turns(outer: _Counter, falls: Integers) -> bool:
-    """Whether this counter goes on where another one starts again."""
-    value = _filled(outer.value)
-    if _falls(outer.value) or not _whole_numbers(outer.value):
-        return False
-    if not falls.size:
-        return lines.is_epoch(outer.name) and not _moves(outer.value)
-    changes = int(np.sum(np.diff(value) != 0))
-    return bool(np.mean(value[falls] > value[falls - 1]) >= 0.8) and changes <= 2 * falls.size
-
-
-def _label(counter: _Counter) -> str:
-    return "the counter" if counter.name.startswith("#") else counter.name
-
-
-def _epoch(counters: Sequence[_Counter]) -> _Counter | None:
-    """A number that counts epochs or parts of them."""
-    found = [c for c in counters if lines.is_epoch(c.name) and _moves(c.value)]
-    return max(found, key=_distinct) if found else None
-
-
-def _fine(counter: _Counter) -> bool:
-    """Whether most rows have a value of their own."""
-    return _distinct(counter) >= _MOVING_SHARE
-
-
-def _plain_counter(counters: Sequence[_Counter]) -> _Counter | None:
-    """A number without a name that goes up in every row."""
-    found = [
-        c for c in counters if c.name.startswith("#") and _moves(c.value) and not _falls(c.value) and _fine(c)
-    ]
-    return found[0] if found else None
-
-
-def _with_record(at: Integers, rows: Integers) -> Integers:
-    """Lines that follow each record, one for one, belong to it: `loss: 2.31` and below it `lr: 0.1`."""
-    if (
-        not at.size
-        or abs(at.size - rows.size) > 0.1 * rows.size + 1
-        or np.isin(at[:1], rows).all()
-        or at[0] < rows[0]
-    ):
-        return at
-    place = np.searchsorted(rows, at, side="right") - 1
-    return rows[place] if np.unique(place).size == place.size else at
-
-
-def _is_running_mean(place: Floats, value: Floats, *, expected: bool) -> bool:
-    """Whether a series is averaged since the start of each epoch: what is new then counts less and less.
-
-    The mean of k values moves by 1/k of what is new. So in the first half of an epoch it moves more than in the second, and
-    where the next epoch begins it jumps; a series of single values moves as much everywhere. The first epoch does not count:
-    there the loss itself falls fastest.
-    """
-    starts = np.concatenate([[0], np.flatnonzero(np.diff(place) < 0) + 1, [place.size]])
-    ratios, jumps = [], []
-    for start, stop in zip(starts[1:-1].tolist(), starts[2:].tolist(), strict=True):
-        moves = np.abs(np.diff(value[start:stop]))
-        if moves.size >= 8 and np.isfinite(moves).all():
-            half = moves.size // 2
-            late = max(float(moves[half:].mean()), 1e-300)
-            ratios.append(float(moves[:half].mean()) / late)
-            jumps.append(abs(float(value[start] - value[start - 1])) / late)
-    enough = 2 if expected or place.size >= 40 * (len(starts) - 1) else 4
-    return len(ratios) >= enough and bool(np.median(ratios) >= _AVERAGED and np.median(jumps) >= _JUMPS)
-
-
-_JUMPS = 2.5
-"""From a mean of k values to a single one it jumps some k / 2 times as far as it last moved; single values once as far."""
-_AVERAGED = 1.8
-"""For 10 values an epoch the ratio of a running mean is 2.5 and that of single values 1 with a spread of 0.4 an epoch."""
-
-
-def _labels_are_ranks(kind: Kind) -> bool:
-    """Whether the number before the colon is the task that printed the line: it does not count, and something else does."""
-    counter = next((n for n in kind.names if lines.is_step(n) and not n.endswith(_TOTAL)), None)
-    if not kind.labelled or counter is None:
-        return False
-    label, step = kind.column("#1"), kind.column(counter)
-    ranks = np.unique(label)
-    if (
-        ranks.size < 2
-        or ranks.size > _MOST_RANKS
-        or not np.array_equal(ranks, np.floor(ranks))
-        or not np.any(np.diff(label) < 0)
-    ):
-        return False
-    order = np.lexsort((np.arange(label.size), label))
-    same = label[order][1:] == label[order][:-1]
-    return bool(np.mean(np.diff(step[order])[same] > 0) > 0.9)
-
-
-def _new_runs(counter: _Counter, loss: Floats) -> list[int]:
-    """Where a run begins anew: the counter goes back to its first value, and the loss to about its first level."""
-    value = _filled(counter.value)
-    forward = np.diff(value)
-    pace = float(np.median(forward[forward > 0])) if np.any(forward > 0) else 0.0
-    found: list[int] = []
-    start = 0
-    for at in (np.flatnonzero(forward < 0) + 1).tolist():
-        if value[at] > value[0] + 1.5 * pace or at - start < _SHORTEST_RUN or value.size - at < _SHORTEST_RUN:
-            continue
-        first, before, now = (
-            float(np.median(part)) for part in (loss[:3], loss[at - 3 : at], loss[at : at + 3])
-        )
-        if abs(now - first) < 0.5 * abs(first - before):
-            found.append(at)
-            start = at
-    return found
-
-
-_SHORTEST_RUN = 5
-"""Records of which a run is at least made, to be one of its own."""

@@ -11,8 +11,9 @@ from typing import IO
 
 from stallwatch.detector.importers import LogSource, find_logs
 from stallwatch.detector.importers.columns import Selection
-from stallwatch.detector.importers.console import Collector, logs_of
+from stallwatch.detector.importers.console import logs_of
 from stallwatch.detector.importers.errors import LogError
+from stallwatch.detector.importers.kinds import Collector
 from stallwatch.detector.importers.log import TrainingLog
 from stallwatch.detector.importers.source import head, run_name
 
